@@ -1,0 +1,110 @@
+/* nn: the inside of the engine that the training loop and the predictor stand on.  Private to engine/.
+ * Threads: everything here runs on the caller's thread and its team; nothing is allocated after the _new functions.
+ */
+#ifndef DD_ENGINE_NN_H
+#define DD_ENGINE_NN_H
+
+#include "engine/engine.h"
+
+/* --- counter-based random numbers (philox.c) -------------------------------------------------------------------- */
+
+/* What a stream is for; part of the counter, so no two purposes share numbers.  Values are fixed for ever: they decide
+ * bits. */
+enum dd_purpose { DD_PURPOSE_INIT = 1, DD_PURPOSE_SHUFFLE, DD_PURPOSE_SPLIT, DD_PURPOSE_DROPOUT, DD_PURPOSE_SEED };
+struct dd_stream {
+    uint64_t seed;
+    uint32_t purpose;
+    uint32_t tensor;
+    uint64_t step;
+};
+/* Philox 4×32-10 (Salmon et al. 2011; vectors of Random123): block `index` of the stream, 128 bits. */
+void dd_philox(const struct dd_stream *stream, uint64_t index, uint32_t out[4]);
+uint64_t dd_random_below(const struct dd_stream *stream, uint64_t index, uint64_t bound); /* unbiased */
+void dd_random_normal(const struct dd_stream *stream, size_t first, size_t count, float stddev,
+                      float *out); /* Box–Muller, double inside */
+void dd_random_permutation(const struct dd_stream *stream, uint32_t *out, uint32_t count); /* Fisher–Yates */
+
+/* --- BERT (bert*.c, attention.c, kernels*.c, linear.c) ---------------------------------------------------------- */
+
+/* A packed batch: the real tokens of all sequences behind one another, no padding. */
+struct dd_batch {
+    int n_sequences, n_tokens;
+    const int32_t *ids;      /* [n_tokens] */
+    const uint8_t *segments; /* [n_tokens], 0 or 1 */
+    const int32_t *offsets;  /* [n_sequences + 1]: sequence s is tokens offsets[s] … offsets[s+1]-1 */
+};
+struct dd_dropout {
+    bool on;       /* false: evaluation */
+    uint64_t seed; /* the spec's */
+    uint64_t step; /* 0-based over the whole run: masks are a function of (seed, step, tensor, index) */
+};
+/* Activations and scratch for one shape of model and the largest batch; sized once. */
+struct dd_bert;
+enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
+                           bool training, enum dd_precision precision, struct dd_team *team, struct dd_bert **ret_bert,
+                           struct dd_error *err) DD_MUST_CHECK;
+void dd_bert_free(struct dd_bert *bert);
+size_t dd_bert_bytes(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
+                     bool training, enum dd_precision precision); /* what _new will allocate; SIZE_MAX on overflow */
+/* logits [n_sequences, n_labels].  ids must be < vocab_size, lengths ≤ max_length (the caller's check). */
+void dd_bert_forward(struct dd_bert *bert, const struct dd_params *params, const struct dd_batch *batch,
+                     const struct dd_dropout *dropout, float *logits);
+/* After forward with the same arguments, training only: writes (not adds) every gradient into grads (layout of params).
+ * Rows of embeddings.word_embeddings that the batch does not use are left as they are: dd_bert_touched names those in
+ * use. */
+void dd_bert_backward(struct dd_bert *bert, const struct dd_params *params, const struct dd_batch *batch,
+                      const struct dd_dropout *dropout, const float *dlogits, struct dd_params *grads);
+/* Distinct word ids of the last backward's batch, ascending. */
+const int32_t *dd_bert_touched(const struct dd_bert *bert, int *ret_count);
+/* Last hidden state [n_tokens, hidden] and pooled [n_sequences, hidden] of the last forward; for tests and encoder
+ * parity. */
+const float *dd_bert_hidden(const struct dd_bert *bert);
+const float *dd_bert_pooled(const struct dd_bert *bert);
+double dd_bert_flops(const struct dd_bert_config *config, const struct dd_batch *batch,
+                     bool training); /* matrix FLOPs, real tokens */
+
+/* N(0, initializer_range), biases 0, LayerNorm 1/0, [PAD] row 0. */
+void dd_params_init(struct dd_params *params, const struct dd_bert_config *config, uint64_t seed);
+/* Only the tensors that `has` misses: pooler and/or classifier of a pretrained encoder. */
+void dd_params_init_head(struct dd_params *params, const struct dd_bert_config *config, uint64_t seed, bool pooler,
+                         bool classifier);
+
+/* --- losses (loss.c) -------------------------------------------------------------------------------------------- */
+
+struct dd_loss {
+    double total, kl, ce;
+}; /* of the batch: the formula of the note; kl 0 when teacher is NULL */
+/* student [n, c]; teacher [n, c] or NULL (then total = ce); labels [n], −1 = no label: such a row has no CE term.
+ * dlogits [n, c] (NULL: value only) = d total / d student.
+ *   p = log_softmax(student/T), q = softmax(teacher/T), kl = Σ q (log q − p) T² / n, ce = mean, total = α kl + (1−α) ce
+ */
+struct dd_loss dd_distill_loss(const float *student, const float *teacher, const int32_t *labels, int n, int c,
+                               double temperature, double alpha, float *dlogits);
+
+/* --- optimizers (optimizer.c) ----------------------------------------------------------------------------------- */
+
+struct dd_optimizer;
+/* Keeps params borrowed.  team as for dd_bert. */
+enum dd_status dd_optimizer_new(const struct dd_optimizer_spec *spec, struct dd_params *params,
+                                const struct dd_bert_config *config, int64_t total_steps, struct dd_team *team,
+                                struct dd_optimizer **ret_optimizer, struct dd_error *err) DD_MUST_CHECK;
+void dd_optimizer_free(struct dd_optimizer *optimizer);
+size_t dd_optimizer_bytes(const struct dd_optimizer_spec *spec, size_t n_params);
+double dd_optimizer_lr(const struct dd_optimizer *optimizer,
+                       int64_t step); /* step 0-based; get_linear_schedule_with_warmup and kin; ≥ 0 */
+/* Word-embedding rows that no batch used are updated late but exactly (the skipped steps are replayed, the same float
+ * operations): call before each forward with the batch's ids, … */
+void dd_optimizer_refresh(struct dd_optimizer *optimizer, const int32_t *ids, int n);
+/* … and this before reading all params (evaluation on other rows, checkpoint, export). */
+void dd_optimizer_flush(struct dd_optimizer *optimizer);
+/* One step: global norm (double), clip, update.  touched: rows of the word embeddings that have a gradient.  Returns
+ * the norm before clipping; when it is not finite, nothing is updated and the step counts as done. */
+double dd_optimizer_step(struct dd_optimizer *optimizer, const struct dd_params *grads, const int32_t *touched,
+                         int n_touched, double *ret_lr);
+/* For checkpoints, after a flush: step count and state slabs (first and second moment or momentum; NULL where there is
+ * none), each params->count floats. */
+int64_t dd_optimizer_state(struct dd_optimizer *optimizer, float **ret_first, float **ret_second);
+void dd_optimizer_set_step(struct dd_optimizer *optimizer,
+                           int64_t step); /* after filling the slabs from a checkpoint */
+
+#endif

@@ -1,0 +1,101 @@
+/* spec: what an experiment is.  One table (fields.c) holds every field of an experiment's spec: its JSON name, type,
+ * bounds, default and help.  Parsing, validation, the resolved JSON and the JSON Schema of openapi.json all come from
+ * it, so a new field is one row here and its use in engine/.  Depends on base and cJSON.
+ */
+#ifndef DD_SPEC_H
+#define DD_SPEC_H
+
+#include <cjson/cJSON.h>
+
+#include "base/base.h"
+
+#define DD_NAME_BYTES 65 /* dataset and model names: [a-z0-9][a-z0-9._-]{0,63} */
+#define DD_MAX_LAYERS 96
+#define DD_MAX_TAGS 32
+
+enum dd_task { DD_TASK_DISTILL = 0, DD_TASK_FINETUNE };
+enum dd_optimizer_type { DD_OPTIMIZER_ADAMW = 0, DD_OPTIMIZER_SGD };
+enum dd_schedule { DD_SCHEDULE_LINEAR = 0, DD_SCHEDULE_COSINE, DD_SCHEDULE_CONSTANT };
+enum dd_init { DD_INIT_RANDOM = 0, DD_INIT_TEACHER, DD_INIT_MODEL };
+enum dd_precision { DD_PRECISION_FP32 = 0, DD_PRECISION_BF16 };
+enum dd_lower_case { DD_LOWER_AUTO = 0, DD_LOWER_NO, DD_LOWER_YES };
+
+struct dd_optimizer_spec {
+    enum dd_optimizer_type type;
+    double lr;                /* peak */
+    double weight_decay;      /* AdamW: decoupled; SGD: added to the gradient, as torch.optim.SGD */
+    double eps, beta1, beta2; /* AdamW */
+    double momentum;          /* SGD */
+    double warmup;            /* share of all steps in [0, 1]; */
+    enum dd_schedule schedule;
+    double max_grad_norm; /* 0: no clipping */
+};
+
+/* All that decides the result of a run, plus its labels.  Plain values: the engine reads it without knowing JSON.
+ * A field at DD_UNSET (ints) or NAN (doubles) has not been given and is settled by dd_spec_resolve. */
+#define DD_UNSET (-1)
+struct dd_spec {
+    /* labels: do not decide the result, not part of the hash */
+    char name[256];
+    char notes[4096];
+    char tags[DD_MAX_TAGS][64];
+    int n_tags;
+    int priority; /* -1000 … 1000, larger first */
+
+    enum dd_task task;
+    char dataset[DD_NAME_BYTES];
+    char teacher[DD_NAME_BYTES];    /* distill */
+    char model[DD_NAME_BYTES];      /* finetune: the encoder to start from; "" trains from scratch */
+    char vocabulary[DD_NAME_BYTES]; /* finetune from scratch: a model whose vocab.txt to use; "" builds one */
+    int vocab_size;                 /* upper bound of a vocabulary that is built */
+    enum dd_lower_case lower_case;  /* of a vocabulary that is built; auto = yes */
+
+    int layers, heads, hidden_size, intermediate_size;
+    enum dd_init init;
+    char init_model[DD_NAME_BYTES];
+    int layer_map[DD_MAX_LAYERS]; /* teacher layer copied to each student layer, 0-based */
+    int n_layer_map;              /* 0: evenly spaced, last layer included */
+    double hidden_dropout, attention_dropout, classifier_dropout;
+    char hidden_act[16]; /* gelu, gelu_new, relu */
+
+    struct dd_optimizer_spec optimizer;
+    double temperature; /* "T" */
+    double alpha;       /* share of the KL term */
+    int epochs, batch_size, max_length;
+    uint64_t seed; /* < 2^53 */
+    enum dd_precision precision;
+    char save_as[DD_NAME_BYTES]; /* name of the registered result; "" = "exp-<id>" */
+};
+
+/* Reads body into *ret_spec (unset where not given).  Unknown fields, wrong types, bounds, repeated keys: each is one
+ * fault, all are found.  Returns DD_INVALID when there is any.  pointer_prefix goes before each pointer ("" or
+ * "/base"). */
+enum dd_status dd_spec_parse(const cJSON *body, const char *pointer_prefix, struct dd_spec *ret_spec,
+                             struct dd_faults *faults, struct dd_error *err) DD_MUST_CHECK;
+
+/* What resolution needs to know of the world. */
+struct dd_spec_teacher {
+    int layers, heads, hidden_size, intermediate_size, max_position_embeddings;
+    double hidden_dropout, attention_dropout;
+    char hidden_act[16];
+};
+/* Settles every unset field: defaults, then the teacher's (or starting model's) sizes.  base_model may be NULL (from
+ * scratch). Checks what needs several fields (heads divide hidden_size, layer_map within range, max_length within
+ * positions). */
+enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,
+                               struct dd_error *err) DD_MUST_CHECK;
+
+/* The resolved spec as JSON, every field; what GET answers and what a POST of it repeats. NULL when out of memory. */
+cJSON *dd_spec_to_json(const struct dd_spec *spec);
+/* JSON Schema of the request body, from the table. NULL when out of memory. */
+cJSON *dd_spec_schema(void);
+/* SHA-256 over the canonical form of all fields that decide the result (no labels). */
+void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]);
+bool dd_name_valid(const char *name); /* [a-z0-9][a-z0-9._-]{0,63} */
+
+const char *dd_task_name(enum dd_task task);
+const char *dd_optimizer_name(enum dd_optimizer_type type);
+const char *dd_schedule_name(enum dd_schedule schedule);
+const char *dd_precision_name(enum dd_precision precision);
+
+#endif

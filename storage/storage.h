@@ -1,0 +1,212 @@
+/* storage: SQLite.  Schema and migrations, the queue, the history.  Knows what an experiment is, not how it trains.
+ *
+ * One read-write connection behind one lock and one read-only connection behind another (Debian 12's SQLite 3.40 must
+ * not have two writers in WAL mode).  WAL, synchronous=FULL, foreign_keys=ON.  Every function may be called from any
+ * thread; none waits longer than a commit.  State changes are conditional on the old state, so that of two racing
+ * changes one wins. Records returned belong to the caller and are released with their _release function.
+ */
+#ifndef DD_STORAGE_H
+#define DD_STORAGE_H
+
+#include "base/base.h"
+
+struct dd_storage;
+enum dd_status dd_storage_open(const char *path, struct dd_storage **ret_storage, struct dd_error *err)
+    DD_MUST_CHECK; /* creates, migrates; refuses a newer schema and a second process (flock on <path>.lock) */
+void dd_storage_close(struct dd_storage *storage); /* checkpoints the WAL */
+enum dd_status dd_storage_ping(struct dd_storage *storage,
+                               struct dd_error *err) DD_MUST_CHECK; /* for readyz: can read and write */
+int dd_storage_schema_version(struct dd_storage *storage);
+
+enum dd_state { DD_QUEUED = 0, DD_RUNNING, DD_PAUSED, DD_FINISHED, DD_FAILED, DD_CANCELLED, DD_STATE_COUNT };
+const char *dd_state_name(enum dd_state state);
+bool dd_state_parse(const char *name, enum dd_state *ret_state) DD_MUST_CHECK;
+
+/* Doubles are NAN where unknown (NULL in SQL), texts NULL, times 0. */
+struct dd_scores {
+    int epoch;
+    double accuracy, macro_precision, macro_recall, macro_f1, weighted_f1, dev_loss, train_loss;
+};
+struct dd_experiment {
+    int64_t id;
+    int64_t revision;               /* grows with every change of the row: ETags */
+    char *name, *notes, *tags_json; /* tags_json: JSON array of strings */
+    enum dd_state state;
+    bool pause_requested, cancel_requested; /* while running */
+    int priority;
+    char *spec_json; /* resolved */
+    char spec_hash[DD_SHA256_HEX_BYTES];
+    char *task, *dataset, *teacher, *base_model, *optimizer; /* columns for filters; teacher/base_model "" if none */
+    int layers, heads, hidden_size;
+    double temperature, alpha, lr;
+    int64_t created_ms, started_ms, finished_ms; /* started: of the first attempt */
+    int attempts;                                /* times it was started */
+    int crashes; /* times the daemon died under it since it was last queued by a person */
+    int epochs, epochs_done;
+    int64_t steps, steps_done;
+    double eta_seconds, tokens_per_second, elapsed_seconds;
+    char *phase;
+    struct dd_scores best, last, teacher_scores; /* epoch 0: none yet */
+    char *model_name;                            /* registered result */
+    int64_t model_parameters, model_bytes;
+    char *error_code, *error_message;
+    int64_t sweep_id; /* 0: none */
+};
+void dd_experiment_release(struct dd_experiment *experiment);
+
+/* id, revision, created_ms are set by the insert; state is queued.  Returns the new id. */
+enum dd_status dd_storage_experiment_insert(struct dd_storage *storage, const struct dd_experiment *experiment,
+                                            int64_t *ret_id, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_experiment_get(struct dd_storage *storage, int64_t id, struct dd_experiment *ret_experiment,
+                                         struct dd_error *err) DD_MUST_CHECK; /* DD_NOT_FOUND */
+struct dd_experiment_query {
+    unsigned states;                                        /* bit mask 1u << state; 0 = all */
+    const char *dataset, *teacher, *tag, *task, *optimizer; /* NULL: any */
+    const char *q;      /* in name, notes, tags, dataset, teacher (LIKE, escaped) or "#id" */
+    const char *sort;   /* a key of dd_storage_sort_keys, "-" before it for descending; NULL = "-id" */
+    const char *cursor; /* opaque, from the last page; NULL = first page. Bound to the sort: else DD_INVALID */
+    int limit;
+};
+/* "id", "name", "status", "created_at", "started_at", "finished_at", "best_macro_f1", "best_accuracy", "priority",
+ * "dataset", "layers", "T", "alpha", "lr", "elapsed_seconds", "model_bytes", "queue"; NULL-terminated */
+const char *const *dd_storage_sort_keys(void);
+/* Keyset paging; NULLs last in either direction. *ret_next_cursor NULL at the end; the caller frees it. */
+enum dd_status dd_storage_experiment_list(struct dd_storage *storage, const struct dd_experiment_query *query,
+                                          struct dd_experiment **ret_items, size_t *ret_count, char **ret_next_cursor,
+                                          struct dd_error *err) DD_MUST_CHECK;
+void dd_experiments_free(struct dd_experiment *items, size_t count);
+enum dd_status dd_storage_state_counts(struct dd_storage *storage, int64_t ret_counts[DD_STATE_COUNT],
+                                       struct dd_error *err) DD_MUST_CHECK;
+/* NULL: leave as is. priority: NULL or a value. */
+enum dd_status dd_storage_experiment_patch(struct dd_storage *storage, int64_t id, const char *name, const char *notes,
+                                           const char *tags_json, const int *priority,
+                                           struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_experiment_delete(struct dd_storage *storage, int64_t id, struct dd_error *err)
+    DD_MUST_CHECK; /* with its rows; DD_CONFLICT while running */
+
+/* The queue: highest priority, then oldest (by queued time). *ret_id 0 when it is empty. Sets running, started_ms,
+ * attempts+1. */
+enum dd_status dd_storage_claim(struct dd_storage *storage, int64_t *ret_id, struct dd_error *err) DD_MUST_CHECK;
+/* At start: running → queued with crashes+1 (or → failed "daemon_died" when crashes reaches max_crashes); a pending
+ * cancel → cancelled, a pending pause → paused.  Fills how many were requeued and failed. */
+enum dd_status dd_storage_recover(struct dd_storage *storage, int max_crashes, int *ret_requeued, int *ret_failed,
+                                  struct dd_error *err) DD_MUST_CHECK;
+/* A clean shutdown: running → queued, crashes unchanged. */
+enum dd_status dd_storage_requeue(struct dd_storage *storage, int64_t id, struct dd_error *err) DD_MUST_CHECK;
+enum dd_action { DD_ACTION_CANCEL = 0, DD_ACTION_PAUSE, DD_ACTION_RESUME, DD_ACTION_RETRY, DD_ACTION_COUNT };
+/* The user's wish, in one conditional statement.  cancel: queued/paused → cancelled, running → cancel_requested; pause:
+ * queued → paused, running → pause_requested; resume: paused → queued; retry: failed/cancelled → queued (crashes 0,
+ * error cleared, its checkpoint kept).  DD_CONFLICT otherwise.  *ret_state: the state after; *ret_signal_worker: the
+ * running job must be told. */
+enum dd_status dd_storage_act(struct dd_storage *storage, int64_t id, enum dd_action action, enum dd_state *ret_state,
+                              bool *ret_signal_worker, struct dd_error *err) DD_MUST_CHECK;
+unsigned dd_state_allowed_actions(enum dd_state state); /* bit mask 1u << action */
+const char *dd_action_name(enum dd_action action);
+/* running → finished | failed | cancelled | paused; DD_CONFLICT when it is no longer running. */
+enum dd_status dd_storage_experiment_finish(struct dd_storage *storage, int64_t id, enum dd_state state,
+                                            const char *error_code, const char *error_message,
+                                            struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_set_model(struct dd_storage *storage, int64_t id, const char *model_name, int64_t parameters,
+                                    int64_t bytes, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_set_teacher_scores(struct dd_storage *storage, int64_t id, const struct dd_scores *scores,
+                                             struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_set_progress(struct dd_storage *storage, int64_t id, const char *phase, int64_t steps_done,
+                                       int64_t steps, double eta_seconds, double tokens_per_second,
+                                       double elapsed_seconds, struct dd_error *err) DD_MUST_CHECK;
+
+/* Metrics. Columns as in the API; kl / agreement NAN where they mean nothing. */
+struct dd_epoch_row {
+    int epoch;
+    double train_loss, train_kl, train_ce, dev_loss, accuracy, macro_precision, macro_recall, macro_f1,
+        weighted_precision, weighted_recall, weighted_f1, teacher_agreement, lr, seconds, elapsed_seconds,
+        tokens_per_second;
+    bool is_best;
+    int64_t recorded_ms;
+};
+struct dd_step_row {
+    int64_t step;
+    int epoch;
+    double loss, kl, ce, lr, grad_norm, elapsed_seconds, tokens_per_second;
+};
+struct dd_prediction_set {
+    size_t n;
+    int32_t *label;
+    float *score;
+}; /* owned arrays [n] */
+void dd_prediction_set_release(struct dd_prediction_set *set);
+/* One transaction: the steps, the epoch (INSERT OR REPLACE by number), its predictions, epochs_done, best and last of
+ * the experiment. */
+enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, const struct dd_epoch_row *epoch,
+                                    const struct dd_prediction_set *dev, const struct dd_step_row *steps,
+                                    size_t n_steps, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_steps_put(struct dd_storage *storage, int64_t id, const struct dd_step_row *steps,
+                                    size_t n_steps, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_epochs_get(struct dd_storage *storage, int64_t id, int after, struct dd_epoch_row **ret_rows,
+                                     size_t *ret_count, struct dd_error *err) DD_MUST_CHECK; /* free() */
+/* Steps in (after, before], min/max-preserving reduction to at most max_points by the caller. */
+enum dd_status dd_storage_steps_get(struct dd_storage *storage, int64_t id, int64_t after, int64_t before,
+                                    struct dd_step_row **ret_rows, size_t *ret_count,
+                                    struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_predictions_get(struct dd_storage *storage, int64_t id, int epoch,
+                                          struct dd_prediction_set *ret_set,
+                                          struct dd_error *err) DD_MUST_CHECK; /* DD_NOT_FOUND */
+/* The reference of a run: gold labels, class names (JSON array) and the teacher's predictions (n 0 if none) on dev. */
+enum dd_status dd_storage_reference_put(struct dd_storage *storage, int64_t id, const char *classes_json,
+                                        const int32_t *gold, size_t n, const struct dd_prediction_set *teacher,
+                                        struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_reference_get(struct dd_storage *storage, int64_t id, char **ret_classes_json,
+                                        int32_t **ret_gold, size_t *ret_n, struct dd_prediction_set *ret_teacher,
+                                        struct dd_error *err) DD_MUST_CHECK;
+/* Log lines of a run. */
+struct dd_log_row {
+    int64_t seq, time_ms;
+    enum dd_log_level level;
+    char *message;
+};
+enum dd_status dd_storage_log_put(struct dd_storage *storage, int64_t id, enum dd_log_level level, const char *message,
+                                  int64_t *ret_seq, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_log_get(struct dd_storage *storage, int64_t id, int64_t after, int limit,
+                                  struct dd_log_row **ret_rows, size_t *ret_count, struct dd_error *err) DD_MUST_CHECK;
+void dd_log_rows_free(struct dd_log_row *rows, size_t count);
+
+/* Data sets and models: a name, a directory below the data directory, and what the API shows as JSON. */
+enum dd_asset_kind { DD_ASSET_DATASET = 0, DD_ASSET_MODEL };
+struct dd_asset {
+    int64_t id; /* never reused; names may be, after a delete */
+    int64_t revision;
+    char *name, *dir;      /* dir: absolute (registered models) or relative to the data directory */
+    bool owned;            /* dir is ours to remove */
+    char *info_json;       /* the resource's own fields */
+    char *kind;            /* models: encoder | classifier; data sets: "" */
+    int64_t experiment_id; /* models made by a run; 0 otherwise */
+    int64_t created_ms;
+};
+void dd_asset_release(struct dd_asset *asset);
+void dd_assets_free(struct dd_asset *items, size_t count);
+enum dd_status dd_storage_asset_insert(struct dd_storage *storage, enum dd_asset_kind kind,
+                                       const struct dd_asset *asset, int64_t *ret_id,
+                                       struct dd_error *err) DD_MUST_CHECK; /* DD_CONFLICT "name_taken" */
+enum dd_status dd_storage_asset_get(struct dd_storage *storage, enum dd_asset_kind kind, const char *name,
+                                    struct dd_asset *ret_asset, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_asset_list(struct dd_storage *storage, enum dd_asset_kind kind, const char *q,
+                                     const char *cursor, int limit, struct dd_asset **ret_items, size_t *ret_count,
+                                     char **ret_next_cursor, struct dd_error *err) DD_MUST_CHECK; /* by name */
+/* DD_CONFLICT "in_use" while a queued, running or paused experiment names it. Row only; the caller removes the
+ * directory afterwards. */
+enum dd_status dd_storage_asset_delete(struct dd_storage *storage, enum dd_asset_kind kind, const char *name,
+                                       struct dd_asset *ret_deleted, struct dd_error *err) DD_MUST_CHECK;
+
+/* Idempotency keys: kept for 24 h. */
+struct dd_idempotent {
+    char *request_hash;
+    int status;
+    char *location;
+    char *body;
+};
+void dd_idempotent_release(struct dd_idempotent *record);
+enum dd_status dd_storage_idempotent_get(struct dd_storage *storage, const char *key, struct dd_idempotent *ret_record,
+                                         struct dd_error *err) DD_MUST_CHECK; /* DD_NOT_FOUND */
+enum dd_status dd_storage_idempotent_put(struct dd_storage *storage, const char *key,
+                                         const struct dd_idempotent *record, struct dd_error *err) DD_MUST_CHECK;
+
+#endif
