@@ -16,7 +16,7 @@ WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -W
         -Wpointer-arith -Wcast-qual -Wundef -Werror
 PKGS := libmicrohttpd libcjson sqlite3 libutf8proc libarchive zlib nettle
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE $(shell pkg-config --cflags $(PKGS) openblas 2>/dev/null)
-CFLAGS   += -std=gnu17 $(OPT) -g -fno-omit-frame-pointer -fstack-protector-strong $(WARN) $(SAN)
+CFLAGS   += -std=gnu17 $(OPT) -g -fPIC -fno-omit-frame-pointer -fstack-protector-strong $(WARN) $(SAN)
 LDFLAGS  += $(SAN) -Wl,-z,relro,-z,now -Wl,--as-needed
 LDLIBS   += $(shell pkg-config --libs $(PKGS) openblas 2>/dev/null) -lm -lpthread
 ifneq ($(DD_NO_ONEDNN),1)
@@ -81,6 +81,10 @@ web: $(BUILD)/web/pages.c
 
 $(BUILD)/distilld: $(BUILD)/daemon.a $(BUILD)/api.a $(BUILD)/storage.a $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a $(BUILD)/web/pages.o
 	$(CC) $(LDFLAGS) -o $@ $(BUILD)/daemon.a $(BUILD)/api.a $(BUILD)/storage.a $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a $(BUILD)/web/pages.o $(LDLIBS)
+
+# The engine as a shared library, for the live comparisons with PyTorch (tests/live, through ctypes).
+$(BUILD)/libengine.so: $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
+	$(CC) -shared $(LDFLAGS) -o $@ -Wl,--whole-archive $^ -Wl,--no-whole-archive $(LDLIBS)
 
 # --- unit tests: tests/unit/<folder>/test_*.c links that folder and what lies below it -----------------------------
 LIBS_base    := base
