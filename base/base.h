@@ -114,6 +114,7 @@ struct dd_buffer {
     size_t cap;
     size_t max; /* cap on len; an append beyond it fails */
     bool failed;
+    bool over_max; /* failed because of max, not of memory */
 };
 void dd_buffer_init(struct dd_buffer *buffer, size_t max_bytes);
 void dd_buffer_release(struct dd_buffer *buffer);
@@ -209,10 +210,12 @@ enum dd_status dd_disk_free(const char *path, uint64_t *ret_free_bytes, uint64_t
 enum dd_status dd_tree_bytes(const char *path, uint64_t *ret_bytes, struct dd_error *err) DD_MUST_CHECK;
 
 /* Failpoints for tests: in a build with -DDD_FAILPOINTS, DISTILLD_FAIL="write:3:ENOSPC,fsync:1:EIO" makes the n-th call
- * of that kind fail (n+ means from then on). Kinds: alloc, open, write, fsync, rename, mkdir, sqlite. Elsewhere this is
- * 0. */
+ * of that kind fail (n+ means from then on). Kinds: alloc, open, read, write, fsync, close, rename, unlink, mkdir,
+ * mmap, statvfs, random, sqlite. Elsewhere this is 0. */
 #ifdef DD_FAILPOINTS
 int dd_failpoint(const char *kind); /* 0, or the errno to fail with */
+/* Replaces the plan and counts from 0 again; NULL or "" disarms. False: the plan cannot be read, the old one stays. */
+bool dd_failpoint_set(const char *plan) DD_MUST_CHECK;
 #else
 static inline int dd_failpoint(const char *kind) {
     (void)kind;

@@ -1,0 +1,15 @@
+/* internal: helpers that the files of base share among themselves; no other folder includes this. */
+#ifndef DD_BASE_INTERNAL_H
+#define DD_BASE_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The largest length ≤ bytes at which text[0, bytes) can be cut without splitting a code point.  text may be of any
+ * bytes; what is no UTF-8 is cut where it is. */
+size_t dd_utf8_cut(const char *text, size_t bytes);
+
+/* The directory that holds path ("." for a bare name, "/" for a name in the root); false when out is too small. */
+bool dd_path_parent(const char *path, char *out, size_t out_bytes) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,155 @@
+/* log: one line an event, one write(2) a line, so that lines of several threads never mix.
+ *
+ * Text:    2026-11-23T20:08:52.123Z info http: message
+ * JSON:    {"time":"…","level":"info","component":"http","message":"…"}
+ * Journal: <6>http: message        (systemd reads the number as the priority and has its own clock)
+ *
+ * Input cannot forge a line or drive a terminal: C0 and C1 controls, DEL and the Unicode line and paragraph separators
+ * are written as \n, \t or \uXXXX; bytes that are no UTF-8 become U+FFFD.  A message is cut at MESSAGE_BYTES.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "base/internal.h"
+
+#define MESSAGE_BYTES 2048
+#define LINE_BYTES (6 * MESSAGE_BYTES + 512) /* the longest escape of one byte is six */
+
+static atomic_int least_level = DD_LOG_INFO;
+static enum dd_log_format line_format = DD_LOG_TEXT;
+static int line_fd = STDERR_FILENO;
+
+static const char *const level_names[] = {"debug", "info", "warning", "error"};
+static const char journal_priority[] = {'7', '6', '4', '3'};
+
+void dd_log_configure(enum dd_log_level least, enum dd_log_format format, int fd) {
+    atomic_store(&least_level, (int)least);
+    line_format = format;
+    line_fd = fd;
+}
+
+void dd_log_set_level(enum dd_log_level least) {
+    atomic_store(&least_level, (int)least);
+}
+
+bool dd_log_level_parse(const char *name, enum dd_log_level *ret_level) {
+    for (size_t i = 0; i < DD_ARRAY_LEN(level_names); i++) {
+        if (strcmp(name, level_names[i]) == 0) {
+            *ret_level = (enum dd_log_level)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *dd_log_level_name(enum dd_log_level level) {
+    return level_names[DD_MIN((size_t)level, DD_ARRAY_LEN(level_names) - 1)];
+}
+
+/* Reads one code point; returns how many bytes it takes, 0 when they are no UTF-8 (overlong, surrogate, cut short). */
+static size_t utf8_decode(const char *text, uint32_t *ret_code) {
+    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *bytes = (const unsigned char *)text;
+    size_t size = bytes[0] < 0x80 ? 1 : bytes[0] >= 0xF5 ? 0 : bytes[0] >= 0xF0 ? 4 : bytes[0] >= 0xE0 ? 3 : 2;
+    if (size == 0 || (size == 2 && bytes[0] < 0xC2)) {
+        return 0;
+    }
+    uint32_t code = size == 1 ? bytes[0] : bytes[0] & (0xFFu >> (size + 1));
+    for (size_t i = 1; i < size; i++) {
+        if ((bytes[i] & 0xC0) != 0x80) { /* also stops at the NUL */
+            return 0;
+        }
+        code = code << 6 | (bytes[i] & 0x3F);
+    }
+    if (code < smallest[size] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) {
+        return 0;
+    }
+    *ret_code = code;
+    return size;
+}
+
+/* Writes text escaped at out (room for six bytes a byte) and returns the end.  json: quotes and backslashes too. */
+static char *escape(char *out, const char *text, bool json) {
+    while (*text) {
+        uint32_t code;
+        size_t size = utf8_decode(text, &code);
+        if (size == 0) {
+            memcpy(out, "\xEF\xBF\xBD", 3);
+            out += 3;
+            text++;
+            continue;
+        }
+        bool control = code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x2028 || code == 0x2029;
+        if (code == '\n' || code == '\t') {
+            *out++ = '\\';
+            *out++ = code == '\n' ? 'n' : 't';
+        } else if (control) {
+            out += sprintf(out, "\\u%04x", code);
+        } else {
+            if (json && (code == '"' || code == '\\')) {
+                *out++ = '\\';
+            }
+            memcpy(out, text, size);
+            out += size;
+        }
+        text += size;
+    }
+    return out;
+}
+
+/* A short write (a full pipe) is followed by the rest; a log that cannot be written is nobody's error to handle. */
+static void write_line(const char *line, size_t len) {
+    int saved = errno;
+    while (len > 0) {
+        ssize_t written = write(line_fd, line, len);
+        if (written < 0 && errno == EINTR) {
+            continue;
+        }
+        if (written <= 0) {
+            break;
+        }
+        line += written;
+        len -= (size_t)written;
+    }
+    errno = saved;
+}
+
+void dd_log(enum dd_log_level level, const char *component, const char *fmt, ...) {
+    if ((int)level < atomic_load(&least_level)) {
+        return;
+    }
+    char message[MESSAGE_BYTES];
+    char time[DD_TIME_TEXT_BYTES];
+    char line[LINE_BYTES];
+    va_list args;
+    va_start(args, fmt);
+    int wanted = vsnprintf(message, sizeof message, fmt, args);
+    va_end(args);
+    if (wanted < 0) {
+        message[0] = '\0';
+    } else if ((size_t)wanted >= sizeof message) {
+        message[dd_utf8_cut(message, sizeof message - 1)] = '\0';
+    }
+    dd_time_format(dd_clock_wall_ms(), time);
+    const char *name = dd_log_level_name(level);
+    char *end = line;
+    if (line_format == DD_LOG_JSON) {
+        end += sprintf(end, "{\"time\":\"%s\",\"level\":\"%s\",\"component\":\"%.64s\",\"message\":\"", time, name,
+                       component);
+        end = escape(end, message, true);
+        *end++ = '"';
+        *end++ = '}';
+    } else {
+        if (line_format == DD_LOG_JOURNAL) {
+            end += sprintf(end, "<%c>%.64s: ", journal_priority[DD_MIN((size_t)level, sizeof journal_priority - 1)],
+                           component);
+        } else {
+            end += sprintf(end, "%s %s %.64s: ", time, name, component);
+        }
+        end = escape(end, message, false);
+    }
+    *end++ = '\n';
+    write_line(line, (size_t)(end - line));
+}
