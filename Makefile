@@ -37,7 +37,8 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: all demo test bench lint install uninstall clean help asan tsan web deps deps-test
+.PHONY: all demo test bench lint install uninstall clean help asan tsan web deps deps-test unit unit-tests build-tests \
+        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy
 .DEFAULT_GOAL := all
 
 all: $(BUILD)/distilld ## build ./build/distilld
@@ -103,7 +104,71 @@ $(foreach f,$(FOLDERS),$(eval $(call unit_rule,$(f))))
 unit: $(UNIT_TESTS) ## build and run the unit tests
 	@set -e; for t in $(UNIT_TESTS); do echo "== $$t"; $$t; done
 
+# --- testing -----------------------------------------------------------------
+tests/browser/node_modules/.installed: tests/browser/package-lock.json
+	cd tests/browser && npm ci --no-audit --no-fund
+	@touch $@
+
+deps: ## install what building needs (Debian packages, npm)
+	@tools/install-deps build
+deps-test:
+	@tools/install-deps test
+
+test: deps-test ## build, install what the tests need, run every test and count
+	@$(MAKE) --no-print-directory all build-tests tests/browser/node_modules/.installed
+	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/run
+
+build-tests: $(BUILD)/distilld $(UNIT_TESTS) $(BUILD)/libengine.so
+
+asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory BUILD=build/asan OPT=-O1 SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" unit-tests
+	@BUILD=build/asan DISTILLD_SANITIZED=1 tests/run unit
+
+tsan: ## the unit tests under ThreadSanitizer
+	@$(MAKE) --no-print-directory BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" unit-tests
+	@BUILD=build/tsan DISTILLD_SANITIZED=1 TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" tests/run unit
+
+unit-tests: $(UNIT_TESTS)
+
+# --- linters -----------------------------------------------------------------
+C_FILES := $(foreach f,$(FOLDERS),$(call src,$(f))) $(wildcard engine/simd/*.c)
+ALL_C   := $(C_FILES) $(wildcard */*.h engine/simd/*.h tests/*/*.[ch] tests/unit/*/*.[ch])
+
+lint: lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy ## every linter; warnings are errors
+lint-includes:
+	tools/check-includes
+lint-format:
+	clang-format --dry-run -Werror $(ALL_C)
+lint-cppcheck:
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability --inline-suppr -j2 \
+		--suppress=missingIncludeSystem --suppress=unusedFunction -D_GNU_SOURCE -D__x86_64__ -DDD_SIMD=avx512 -I. $(C_FILES)
+lint-analyzer: $(patsubst %.c,$(BUILD)/analyzer/%.ok,$(C_FILES))
+$(BUILD)/analyzer/%.ok: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -DDD_SIMD=avx512 $(filter-out -O2 -O3,$(CFLAGS)) -O1 -fanalyzer -MMD -MP -MF $(@:.ok=.d) -MT $@ -c $< -o /dev/null
+	@touch $@
+lint-tidy: $(patsubst %.c,$(BUILD)/tidy/%.ok,$(C_FILES))
+$(BUILD)/tidy/%.ok: %.c .clang-tidy
+	@mkdir -p $(@D)
+	clang-tidy --quiet $< -- $(CPPFLAGS) -DDD_SIMD=avx512 -std=gnu17 -fopenmp-simd $(if $(findstring simd/,$<),-march=x86-64-v4)
+	@touch $@
+
+# --- the rest ----------------------------------------------------------------
+demo: deps ## build, start the daemon, train on real text, print the table and the dashboard's address
+	@$(MAKE) --no-print-directory all
+	@demo/demo.sh
+
+bench: $(BUILD)/distilld $(BUILD)/libengine.so ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
+	@tests/bench/run
+
+install: all ## into PREFIX (/usr/local)
+	install -D -m 755 $(BUILD)/distilld $(DESTDIR)$(PREFIX)/bin/distilld
+	install -D -m 644 systemd/distilld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service
+	install -D -m 644 systemd/distilld.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/distilld $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf
+
 clean: ## remove what was built
-	rm -rf build
+	rm -rf build web/node_modules tests/browser/node_modules
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
