@@ -36,9 +36,9 @@ struct dd_optimizer_spec {
 #define DD_UNSET (-1)
 struct dd_spec {
     /* labels: do not decide the result, not part of the hash */
-    char name[256];
-    char notes[4096];
-    char tags[DD_MAX_TAGS][64];
+    char name[1024];             /* at most 255 characters of UTF-8 */
+    char notes[16384];           /* 4,095 */
+    char tags[DD_MAX_TAGS][256]; /* 63 each */
     int n_tags;
     int priority; /* -1000 … 1000, larger first */
 
@@ -92,6 +92,12 @@ cJSON *dd_spec_schema(void);
 /* SHA-256 over the canonical form of all fields that decide the result (no labels). */
 void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]);
 bool dd_name_valid(const char *name); /* [a-z0-9][a-z0-9._-]{0,63} */
+/* For "did you mean": single-byte edits (insert, delete, replace, swap of neighbours) from a to b, of which only the
+ * first 64 bytes count. */
+int dd_edit_distance(const char *a, const char *b);
+/* True when candidate is close enough to be meant by given, and closer than *best_distance, which then is lowered.
+ * Start with INT_MAX. */
+bool dd_near_miss(const char *given, const char *candidate, int *best_distance);
 
 const char *dd_task_name(enum dd_task task);
 const char *dd_optimizer_name(enum dd_optimizer_type type);

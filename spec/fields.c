@@ -1,0 +1,450 @@
+/* The table of fields, and what can be asked of it without JSON.
+ * Threads: constant data, any thread.
+ *
+ * Where the defaults come from:
+ *   - The note (a BERT distilled by hand): alpha 0.2, SGD with lr 0.05 and nothing else (no momentum, decay, warm-up
+ *     or schedule), 60 epochs, T² scaling.  It does not tell its T; 4 is the usual middle of Hinton et al. (2015).
+ *   - AdamW: betas and eps of torch.optim.AdamW; decay 0.01, warm-up of a tenth of the steps and linear decay of Devlin
+ *     et al. (2019).  lr 5e-5 for weights that are already trained (Devlin et al. try 2e-5, 3e-5, 5e-5; the largest
+ * suits small sets), 3e-4 for random weights, which at 5e-5 need many times the epochs.
+ *   - max_grad_norm 1: what every BERT script clips at; without it the late collapse that the note saw is common.
+ */
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "spec/fields.h"
+
+static const char *const task_names[] = {"distill", "finetune", NULL};
+static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
+static const char *const schedule_names[] = {"linear", "cosine", "constant", NULL};
+static const char *const precision_names[] = {"fp32", "bf16", NULL};
+static const char *const activation_names[] = {"gelu", "gelu_new", "relu", NULL};
+
+#define AT(member) .offset = offsetof(struct dd_spec, member), .bytes = sizeof(((struct dd_spec *)0)->member)
+#define ADAMW (1u << DD_OPTIMIZER_ADAMW)
+#define SGD (1u << DD_OPTIMIZER_SGD)
+#define MAX_EXACT 9007199254740991.0 /* 2^53 − 1 */
+
+const struct dd_field dd_fields[] = {
+    {.name = "name",
+     .kind = DD_FIELD_LINE,
+     .label = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(name),
+     .max = 255,
+     .fallback = NAN,
+     .help = "What people call the run. Default: empty."},
+    {.name = "notes",
+     .kind = DD_FIELD_TEXT,
+     .label = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(notes),
+     .max = 4095,
+     .fallback = NAN,
+     .help = "Free text. Default: empty."},
+    {.name = "tags",
+     .kind = DD_FIELD_TAGS,
+     .label = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(tags),
+     .max = DD_MAX_TAGS,
+     .fallback = NAN,
+     .help = "Words to filter the history by."},
+    {.name = "priority",
+     .kind = DD_FIELD_INT,
+     .label = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(priority),
+     .min = -1000,
+     .max = 1000,
+     .fallback = 0,
+     .help = "Place in the queue: larger first, then oldest first."},
+    {.name = "task",
+     .kind = DD_FIELD_CHOICE,
+     .when = DD_WHEN_ALWAYS,
+     AT(task),
+     .names = task_names,
+     .fallback = DD_TASK_DISTILL,
+     .help = "distill trains a student from a teacher; finetune trains a classifier, usually the teacher."},
+    {.name = "dataset",
+     .kind = DD_FIELD_NAME,
+     .when = DD_WHEN_ALWAYS,
+     AT(dataset),
+     .min = 1,
+     .fallback = NAN,
+     .help = "Name of the data set. Required."},
+    {.name = "teacher",
+     .kind = DD_FIELD_NAME,
+     .when = DD_WHEN_DISTILL,
+     AT(teacher),
+     .min = 1,
+     .fallback = NAN,
+     .help = "Name of the classifier to learn from. Required for distill."},
+    {.name = "model",
+     .kind = DD_FIELD_NAME,
+     .when = DD_WHEN_FINETUNE,
+     AT(model),
+     .fallback = NAN,
+     .help = "Pretrained encoder or classifier to start from; without it the model is trained from scratch."},
+    {.name = "vocabulary",
+     .kind = DD_FIELD_NAME,
+     .when = DD_WHEN_VOCABULARY | DD_WHEN_BUILD,
+     AT(vocabulary),
+     .fallback = NAN,
+     .help = "A model whose vocabulary to use from scratch; without it one is built from the training split."},
+    {.name = "vocab_size",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_BUILD,
+     AT(vocab_size),
+     .min = 64,
+     .max = 250000,
+     .fallback = 8000,
+     .help = "Upper bound of a vocabulary that is built. 8,000 holds every common Chinese character and leaves room "
+             "for words."},
+    {.name = "lower_case",
+     .kind = DD_FIELD_BOOL,
+     .when = DD_WHEN_BUILD,
+     AT(lower_case),
+     .fallback = 1,
+     .help = "Whether a vocabulary that is built is lower-case, as BERT's uncased ones are."},
+    {.name = "layers",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(layers),
+     .min = 1,
+     .max = DD_MAX_LAYERS,
+     .fallback = NAN,
+     .help = "Transformer layers. Default: 3 for a student (at most the teacher's), 4 from scratch, the model's own "
+             "for a pretrained one."},
+    {.name = "heads",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(heads),
+     .min = 1,
+     .max = 256,
+     .fallback = NAN,
+     .help = "Attention heads; must divide hidden_size. Default: the teacher's or model's; from scratch one for each "
+             "64 of hidden_size."},
+    {.name = "hidden_size",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(hidden_size),
+     .min = 1,
+     .max = 8192,
+     .fallback = NAN,
+     .help = "Width. Default: the teacher's or model's; 256 from scratch."},
+    {.name = "intermediate_size",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(intermediate_size),
+     .min = 1,
+     .max = 32768,
+     .fallback = NAN,
+     .help = "Width of the feed-forward part. Default: the teacher's or model's; four times hidden_size where that "
+             "differs or from scratch."},
+    {.name = "init",
+     .kind = DD_FIELD_INIT,
+     .when = DD_WHEN_DISTILL,
+     AT(init),
+     .names = NULL,
+     .fallback = 0,
+     .help = "The student's first weights: random as in the note, teacher (its embeddings, the layers of layer_map and "
+             "pooler), or the name of a model of the same shape."},
+    {.name = "layer_map",
+     .kind = DD_FIELD_LAYER_MAP,
+     .when = DD_WHEN_DISTILL,
+     AT(layer_map),
+     .max = DD_MAX_LAYERS,
+     .fallback = NAN,
+     .help = "With init teacher: for each student layer the teacher layer (from 0) it is copied from. Default: evenly "
+             "spaced, last layer included."},
+    {.name = "hidden_dropout",
+     .kind = DD_FIELD_NUMBER,
+     .when = DD_WHEN_ALWAYS,
+     AT(hidden_dropout),
+     .max = 0.9,
+     .fallback = NAN,
+     .help = "Dropout after embeddings and dense layers. Default: the teacher's or model's; 0.1."},
+    {.name = "attention_dropout",
+     .kind = DD_FIELD_NUMBER,
+     .when = DD_WHEN_ALWAYS,
+     AT(attention_dropout),
+     .max = 0.9,
+     .fallback = NAN,
+     .help = "Dropout of attention probabilities. Default: the teacher's or model's; 0.1."},
+    {.name = "classifier_dropout",
+     .kind = DD_FIELD_NUMBER,
+     .when = DD_WHEN_ALWAYS,
+     AT(classifier_dropout),
+     .max = 0.9,
+     .fallback = NAN,
+     .help = "Dropout before the classifier. Default: hidden_dropout."},
+    {.name = "hidden_act",
+     .kind = DD_FIELD_WORD,
+     .when = DD_WHEN_ALWAYS,
+     AT(hidden_act),
+     .names = activation_names,
+     .fallback = NAN,
+     .help = "Activation of the feed-forward part: gelu is the erf form, gelu_new the tanh form. Default: the "
+             "teacher's or model's; gelu."},
+    {.name = "optimizer",
+     .kind = DD_FIELD_OPTIMIZER,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer),
+     .fallback = NAN,
+     .help = "A name, or an object of the settings below."},
+    {.name = "type",
+     .kind = DD_FIELD_CHOICE,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.type),
+     .names = optimizer_names,
+     .fallback = DD_OPTIMIZER_ADAMW,
+     .help = "adamw is torch.optim.AdamW with decay for all but biases and LayerNorm; sgd is torch.optim.SGD."},
+    {.name = "lr",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.lr),
+     .max = 100,
+     .fallback = NAN,
+     .help = "Peak learning rate. Default: adamw 5e-5 from trained weights and 3e-4 from random ones; sgd 0.05 as in "
+             "the note."},
+    {.name = "weight_decay",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.weight_decay),
+     .max = 10,
+     .fallback = NAN,
+     .help = "adamw: decoupled, default 0.01; sgd: added to the gradient, default 0."},
+    {.name = "eps",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     .optimizers = ADAMW,
+     AT(optimizer.eps),
+     .min = 1e-16,
+     .max = 1,
+     .fallback = 1e-8,
+     .help = "Added to the root of the second moment."},
+    {.name = "beta1",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     .optimizers = ADAMW,
+     AT(optimizer.beta1),
+     .max = 0.999999,
+     .fallback = 0.9,
+     .help = "Decay of the first moment."},
+    {.name = "beta2",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     .optimizers = ADAMW,
+     AT(optimizer.beta2),
+     .max = 0.999999,
+     .fallback = 0.999,
+     .help = "Decay of the second moment."},
+    {.name = "momentum",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     .optimizers = SGD,
+     AT(optimizer.momentum),
+     .max = 0.999999,
+     .fallback = 0,
+     .help = "Momentum of sgd."},
+    {.name = "warmup",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.warmup),
+     .max = 1,
+     .fallback = NAN,
+     .help = "Share of all steps in which lr rises linearly from 0. Default: 0.1 for adamw, 0 for sgd."},
+    {.name = "schedule",
+     .kind = DD_FIELD_CHOICE,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.schedule),
+     .names = schedule_names,
+     .fallback = NAN,
+     .help = "What lr does after the warm-up. Default: linear (to 0 at the end) for adamw, constant for sgd."},
+    {.name = "max_grad_norm",
+     .kind = DD_FIELD_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.max_grad_norm),
+     .max = 1e6,
+     .fallback = 1,
+     .help = "The gradient's global norm is clipped to this; 0 does not clip."},
+    {.name = "T",
+     .kind = DD_FIELD_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(temperature),
+     .min = 0.01,
+     .max = 1000,
+     .fallback = 4,
+     .help = "Temperature of both softmaxes in the KL term, which is scaled by T squared."},
+    {.name = "alpha",
+     .kind = DD_FIELD_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(alpha),
+     .max = 1,
+     .fallback = 0.2,
+     .help = "Share of the KL term; 1 - alpha is that of the cross entropy with the labels."},
+    {.name = "epochs",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(epochs),
+     .min = 1,
+     .max = 10000,
+     .fallback = NAN,
+     .help = "Passes over the training split. Default: 60 for distill as in the note, 10 for finetune."},
+    {.name = "batch_size",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(batch_size),
+     .min = 1,
+     .max = 4096,
+     .fallback = 32,
+     .help = "Rows a step; the last batch of an epoch may be smaller."},
+    {.name = "max_length",
+     .kind = DD_FIELD_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(max_length),
+     .min = 4,
+     .max = 8192,
+     .fallback = NAN,
+     .help = "Tokens a row, [CLS] and [SEP] included; the rest is cut off. Default: 128, or the model's positions "
+             "where they are fewer. From scratch at most 512."},
+    {.name = "seed",
+     .kind = DD_FIELD_SEED,
+     .when = DD_WHEN_ALWAYS,
+     AT(seed),
+     .max = MAX_EXACT,
+     .fallback = 1,
+     .help = "Decides initialisation, order and dropout: the same spec gives the same bits."},
+    {.name = "precision",
+     .kind = DD_FIELD_CHOICE,
+     .when = DD_WHEN_ALWAYS,
+     AT(precision),
+     .names = precision_names,
+     .fallback = DD_PRECISION_FP32,
+     .help = "Of the matrix products; bf16 where the CPU has it."},
+    {.name = "save_as",
+     .kind = DD_FIELD_NAME,
+     .label = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(save_as),
+     .fallback = NAN,
+     .help = "Name under which the result is registered as a model. Default: exp- and the run's id."},
+};
+const size_t dd_fields_count = DD_ARRAY_LEN(dd_fields);
+
+void dd_spec_unset(struct dd_spec *spec) {
+    memset(spec, 0, sizeof *spec);
+    for (size_t i = 0; i < dd_fields_count; i++) {
+        const struct dd_field *field = &dd_fields[i];
+        int *number = dd_field_at(spec, field);
+        switch (field->kind) {
+        case DD_FIELD_INT:
+        case DD_FIELD_CHOICE:
+        case DD_FIELD_INIT:
+            *number = DD_UNSET;
+            break;
+        case DD_FIELD_NUMBER:
+            *(double *)dd_field_at(spec, field) = NAN;
+            break;
+        case DD_FIELD_SEED:
+            *(uint64_t *)dd_field_at(spec, field) = UINT64_MAX;
+            break;
+        default: /* texts and lists: empty; lower_case: auto; the optimizer: by its fields */
+            break;
+        }
+    }
+    spec->priority = 0; /* may be −1, so it has no unset value */
+}
+
+bool dd_field_given(const struct dd_spec *spec, const struct dd_field *field) {
+    const void *at = dd_field_get(spec, field);
+    switch (field->kind) {
+    case DD_FIELD_INT:
+    case DD_FIELD_CHOICE:
+    case DD_FIELD_INIT:
+        return *(const int *)at != DD_UNSET;
+    case DD_FIELD_NUMBER:
+        return !isnan(*(const double *)at);
+    case DD_FIELD_SEED:
+        return *(const uint64_t *)at != UINT64_MAX;
+    case DD_FIELD_BOOL:
+        return *(const int *)at != DD_LOWER_AUTO;
+    case DD_FIELD_TAGS:
+        return spec->n_tags > 0;
+    case DD_FIELD_LAYER_MAP:
+        return spec->n_layer_map > 0;
+    case DD_FIELD_OPTIMIZER:
+        return true;
+    default:
+        return *(const char *)at != '\0';
+    }
+}
+
+unsigned dd_spec_when(const struct dd_spec *spec) {
+    if (spec->task != DD_TASK_FINETUNE)
+        return DD_WHEN_DISTILL;
+    if (spec->model[0] != '\0')
+        return DD_WHEN_PRETRAINED;
+    return spec->vocabulary[0] != '\0' ? DD_WHEN_VOCABULARY : DD_WHEN_BUILD;
+}
+
+const char *dd_when_text(unsigned when) {
+    switch (when) {
+    case DD_WHEN_DISTILL:
+        return "when task is \"distill\"";
+    case DD_WHEN_FINETUNE:
+        return "when task is \"finetune\"";
+    case DD_WHEN_VOCABULARY | DD_WHEN_BUILD:
+        return "when task is \"finetune\" without a model";
+    case DD_WHEN_BUILD:
+        return "when task is \"finetune\" with neither model nor vocabulary";
+    default:
+        return "always";
+    }
+}
+
+bool dd_field_applies(const struct dd_spec *spec, const struct dd_field *field) {
+    if ((field->when & dd_spec_when(spec)) == 0)
+        return false;
+    if (field->kind == DD_FIELD_LAYER_MAP && spec->init != DD_INIT_TEACHER)
+        return false;
+    unsigned type = (int)spec->optimizer.type == DD_UNSET ? DD_OPTIMIZER_ADAMW : spec->optimizer.type;
+    return field->optimizers == 0 || (field->optimizers & (1u << type)) != 0;
+}
+
+void dd_number_text(double value, char out[DD_NUMBER_BYTES]) {
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(out, DD_NUMBER_BYTES, "%.*g", digits, value);
+        if (strtod(out, NULL) == value)
+            return;
+    }
+}
+
+const char *dd_task_name(enum dd_task task) {
+    return (unsigned)task < 2 ? task_names[task] : "unknown";
+}
+
+const char *dd_optimizer_name(enum dd_optimizer_type type) {
+    return (unsigned)type < 2 ? optimizer_names[type] : "unknown";
+}
+
+const char *dd_schedule_name(enum dd_schedule schedule) {
+    return (unsigned)schedule < 3 ? schedule_names[schedule] : "unknown";
+}
+
+const char *dd_precision_name(enum dd_precision precision) {
+    return (unsigned)precision < 2 ? precision_names[precision] : "unknown";
+}

@@ -1,0 +1,142 @@
+/* Settles every field that was not given, then checks what needs several fields at once.
+ * Threads: pure functions, any thread.
+ * Invariant: after DD_OK every field that applies has a value, and resolving again changes nothing.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "spec/fields.h"
+
+#define SCRATCH_POSITIONS 512 /* of a model trained from scratch, as BERT's */
+
+static void settle_int(int *field, int value) {
+    if (*field == DD_UNSET)
+        *field = value;
+}
+
+static void settle_number(double *field, double value) {
+    if (isnan(*field))
+        *field = value;
+}
+
+/* Defaults of the table: the fields whose default is one value. */
+static void settle_fixed(struct dd_spec *spec) {
+    for (size_t i = 0; i < dd_fields_count; i++) {
+        const struct dd_field *field = &dd_fields[i];
+        if (isnan(field->fallback) || dd_field_given(spec, field) || !dd_field_applies(spec, field))
+            continue;
+        void *at = dd_field_at(spec, field);
+        if (field->kind == DD_FIELD_INT || field->kind == DD_FIELD_CHOICE || field->kind == DD_FIELD_INIT)
+            *(int *)at = (int)field->fallback;
+        else if (field->kind == DD_FIELD_NUMBER)
+            *(double *)at = field->fallback;
+        else if (field->kind == DD_FIELD_SEED)
+            *(uint64_t *)at = (uint64_t)field->fallback;
+        else if (field->kind == DD_FIELD_BOOL)
+            *(int *)at = DD_LOWER_YES;
+    }
+}
+
+static void settle_optimizer(struct dd_spec *spec) {
+    struct dd_optimizer_spec *o = &spec->optimizer;
+    bool adamw = o->type == DD_OPTIMIZER_ADAMW;
+    unsigned when = dd_spec_when(spec);
+    bool trained = when == DD_WHEN_PRETRAINED || (when == DD_WHEN_DISTILL && spec->init != DD_INIT_RANDOM);
+    settle_number(&o->lr, !adamw ? 0.05 : trained ? 5e-5 : 3e-4);
+    settle_number(&o->weight_decay, adamw ? 0.01 : 0);
+    settle_number(&o->warmup, adamw ? 0.1 : 0);
+    if ((int)o->schedule == DD_UNSET)
+        o->schedule = adamw ? DD_SCHEDULE_LINEAR : DD_SCHEDULE_CONSTANT;
+}
+
+static void settle_shape(struct dd_spec *spec, const struct dd_spec_teacher *base) {
+    if (base != NULL) {
+        settle_int(&spec->layers, spec->task == DD_TASK_DISTILL ? DD_MIN(3, base->layers) : base->layers);
+        settle_int(&spec->hidden_size, base->hidden_size);
+        settle_int(&spec->heads, base->heads);
+        settle_int(&spec->intermediate_size,
+                   spec->hidden_size == base->hidden_size ? base->intermediate_size : 4 * spec->hidden_size);
+        settle_number(&spec->hidden_dropout, base->hidden_dropout);
+        settle_number(&spec->attention_dropout, base->attention_dropout);
+        if (spec->hidden_act[0] == '\0')
+            snprintf(spec->hidden_act, sizeof spec->hidden_act, "%s", base->hidden_act);
+        settle_int(&spec->max_length, DD_MIN(128, base->max_position_embeddings));
+    }
+    settle_int(&spec->layers, 4);
+    settle_int(&spec->hidden_size, 256);
+    settle_int(&spec->heads, DD_MAX(1, spec->hidden_size / 64));
+    settle_int(&spec->intermediate_size, 4 * spec->hidden_size);
+    settle_number(&spec->hidden_dropout, 0.1);
+    settle_number(&spec->attention_dropout, 0.1);
+    settle_number(&spec->classifier_dropout, spec->hidden_dropout);
+    if (spec->hidden_act[0] == '\0')
+        snprintf(spec->hidden_act, sizeof spec->hidden_act, "gelu");
+    settle_int(&spec->max_length, 128);
+}
+
+static void check_same(struct dd_faults *faults, const char *pointer, int value, int wanted, const char *why) {
+    if (value != wanted)
+        dd_faults_add(faults, pointer, "must be %d, %s; got %d", wanted, why, value);
+}
+
+static void check_heads(const struct dd_spec *spec, struct dd_faults *faults) {
+    if (spec->hidden_size % spec->heads == 0)
+        return;
+    int below = spec->heads, above = spec->heads;
+    while (spec->hidden_size % below != 0)
+        below--;
+    while (above < spec->hidden_size && spec->hidden_size % above != 0)
+        above++;
+    dd_faults_add(faults, "/heads", "must divide hidden_size: %d is not divisible by %d; try %d or %d",
+                  spec->hidden_size, spec->heads, below, above);
+}
+
+static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_teacher *base,
+                               struct dd_faults *faults) {
+    check_same(faults, "/hidden_size", spec->hidden_size, base->hidden_size, "the teacher's, when init is \"teacher\"");
+    check_same(faults, "/intermediate_size", spec->intermediate_size, base->intermediate_size,
+               "the teacher's, when init is \"teacher\"");
+    if (spec->layers > base->layers)
+        dd_faults_add(faults, "/layers", "must be at most the teacher's %d when init is \"teacher\", got %d",
+                      base->layers, spec->layers);
+    if (spec->n_layer_map != 0 && spec->n_layer_map != spec->layers)
+        dd_faults_add(faults, "/layer_map", "must have an entry for each of the %d layers, has %d", spec->layers,
+                      spec->n_layer_map);
+    for (int i = 0; i < spec->n_layer_map; i++) {
+        char pointer[32];
+        snprintf(pointer, sizeof pointer, "/layer_map/%d", i);
+        if (spec->layer_map[i] >= base->layers)
+            dd_faults_add(faults, pointer, "must be between 0 and %d, the teacher's last layer; got %d",
+                          base->layers - 1, spec->layer_map[i]);
+    }
+}
+
+enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,
+                               struct dd_error *err) {
+    size_t before = faults->total;
+    settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
+    settle_fixed(spec);
+    settle_optimizer(spec);
+    settle_shape(spec, base_model);
+
+    check_heads(spec, faults);
+    int positions = base_model != NULL ? base_model->max_position_embeddings : SCRATCH_POSITIONS;
+    if (spec->max_length > positions)
+        dd_faults_add(faults, "/max_length", "must be at most %d, the model's positions; got %d", positions,
+                      spec->max_length);
+    unsigned when = dd_spec_when(spec);
+    if (when == DD_WHEN_DISTILL && spec->init == DD_INIT_TEACHER && base_model != NULL)
+        check_teacher_init(spec, base_model, faults);
+    if (when == DD_WHEN_PRETRAINED && base_model != NULL) {
+        const char *why = "the starting model's (leave it out)";
+        check_same(faults, "/layers", spec->layers, base_model->layers, why);
+        check_same(faults, "/heads", spec->heads, base_model->heads, why);
+        check_same(faults, "/hidden_size", spec->hidden_size, base_model->hidden_size, why);
+        check_same(faults, "/intermediate_size", spec->intermediate_size, base_model->intermediate_size, why);
+    }
+    size_t found = faults->total - before;
+    if (found == 0)
+        return DD_OK;
+    return dd_fail(err, DD_INVALID, "spec_invalid", "%zu field%s of the spec %s not fit the others", found,
+                   found == 1 ? "" : "s", found == 1 ? "does" : "do");
+}
