@@ -386,7 +386,7 @@ static void check_applies(struct reader *r, const char *prefix) {
             dd_faults_add(r->faults, pointer, "applies only when init is \"teacher\"");
         else
             dd_faults_add(r->faults, pointer, "does not apply to optimizer \"%s\"",
-                          dd_optimizer_name(spec->optimizer.type));
+                          spec->optimizer.type == DD_OPTIMIZER_SGD ? "sgd" : "adamw");
     }
 }
 

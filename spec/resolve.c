@@ -117,6 +117,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
     settle_fixed(spec);
     settle_optimizer(spec);
+    settle_int(&spec->epochs, spec->task == DD_TASK_DISTILL ? 60 : 10);
     settle_shape(spec, base_model);
 
     check_heads(spec, faults);

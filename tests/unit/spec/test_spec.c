@@ -1,0 +1,352 @@
+/* The spec: every kind of fault by table, defaults, the round trip of random specs, hash and schema. */
+#include <limits.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "spec/fields.h"
+
+static const struct dd_spec_teacher teacher = {.layers = 12,
+                                               .heads = 12,
+                                               .hidden_size = 768,
+                                               .intermediate_size = 3072,
+                                               .max_position_embeddings = 512,
+                                               .hidden_dropout = 0.1,
+                                               .attention_dropout = 0.2,
+                                               .hidden_act = "gelu_new"};
+
+/* Parses and, when that passes, resolves. */
+static enum dd_status settle(const char *text, struct dd_spec *spec, struct dd_faults *faults) {
+    cJSON *body = cJSON_Parse(text);
+    assert_non_null(body);
+    struct dd_error err = {0};
+    enum dd_status status = dd_spec_parse(body, "", spec, faults, &err);
+    if (status == DD_OK) {
+        const struct dd_spec_teacher *base = spec->task != DD_TASK_FINETUNE || spec->model[0] != '\0' ? &teacher : NULL;
+        status = dd_spec_resolve(spec, base, faults, &err);
+    }
+    if (status != DD_OK) {
+        assert_int_equal(status, DD_INVALID);
+        assert_string_equal(err.code, "spec_invalid");
+    }
+    assert_int_equal(status == DD_OK, faults->total == 0);
+    cJSON_Delete(body);
+    return status;
+}
+
+#define D "\"dataset\":\"milk\",\"teacher\":\"t\","
+#define F "\"task\":\"finetune\",\"dataset\":\"milk\","
+static const struct {
+    const char *body, *pointer, *detail;
+} faulty[] = {
+    {"[]", "", "must be an object, got an array"},
+    {"{\"teacher\":\"t\"}", "/dataset", "is required"},
+    {"{\"dataset\":\"d\"}", "/teacher", "is required"},
+    {"{\"dataset\":\"\",\"teacher\":\"t\"}", "/dataset", "must be a name of 1 to 64"},
+    {"{\"dataset\":\"Milk\",\"teacher\":\"t\"}", "/dataset", "must be a name of 1 to 64"},
+    {"{\"dataset\":\"../x\",\"teacher\":\"t\"}", "/dataset", "must be a name of 1 to 64"},
+    {"{\"dataset\":7,\"teacher\":\"t\"}", "/dataset", "must be a name (a string), got 7"},
+    {"{" D "\"alpha\":1.7}", "/alpha", "must be between 0 and 1, got 1.7"},
+    {"{" D "\"alpha\":-0.1}", "/alpha", "must be between 0 and 1, got -0.1"},
+    {"{" D "\"alpha\":\"0.2\"}", "/alpha", "must be a number, got a string"},
+    {"{" D "\"alpha\":null}", "/alpha", "must be a number, got null"},
+    {"{" D "\"alpha\":1e999}", "/alpha", "must be between 0 and 1, got inf"},
+    {"{" D "\"T\":0}", "/T", "must be between 0.01 and 1000, got 0"},
+    {"{" D "\"epochs\":1.5}", "/epochs", "must be a whole number, got 1.5"},
+    {"{" D "\"epochs\":0}", "/epochs", "must be between 1 and 10000, got 0"},
+    {"{" D "\"epochs\":true}", "/epochs", "must be a whole number, got true"},
+    {"{" D "\"seed\":9007199254740992}", "/seed", "must be between 0 and 9007199254740991, got 9007199254740992"},
+    {"{" D "\"alhpa\":0.5}", "/alhpa", "is not a field; did you mean \"alpha\"?"},
+    {"{" D "\"layer\":3}", "/layer", "did you mean \"layers\"?"},
+    {"{" D "\"zzzzzzzzzzzz\":3}", "/zzzzzzzzzzzz", "is not a field"},
+    {"{" D "\"a/b~c\":3}", "/a~1b~0c", "is not a field"},
+    {"{" D "\"lr\":0.1}", "/lr", "it belongs inside \"optimizer\""},
+    {"{" D "\"optimizer\":{\"alpha\":0.1}}", "/optimizer/alpha", "it belongs beside \"optimizer\""},
+    {"{" D "\"alpha\":0.1,\"alpha\":0.2}", "/alpha", "is given more than once"},
+    {"{" D "\"optimizer\":\"adam\"}", "/optimizer", "must be \"adamw\" or \"sgd\", got \"adam\""},
+    {"{" D "\"optimizer\":3}", "/optimizer", "must be \"adamw\", \"sgd\" or an object, got 3"},
+    {"{" D "\"optimizer\":{\"type\":\"lion\"}}", "/optimizer/type", "must be \"adamw\" or \"sgd\", got \"lion\""},
+    {"{" D "\"optimizer\":{\"lr\":-1}}", "/optimizer/lr", "must be between 0 and 100, got -1"},
+    {"{" D "\"optimizer\":{\"type\":\"sgd\",\"beta1\":0.5}}", "/optimizer/beta1",
+     "does not apply to optimizer \"sgd\""},
+    {"{" D "\"optimizer\":{\"momentum\":0.5}}", "/optimizer/momentum", "does not apply to optimizer \"adamw\""},
+    {"{" D "\"optimizer\":{\"beta2\":1}}", "/optimizer/beta2", "must be between 0 and 0.999999, got 1"},
+    {"{" D "\"tags\":\"a\"}", "/tags", "must be an array of strings, got a string"},
+    {"{" D "\"tags\":[\"a\",7]}", "/tags/1", "must be a string, got 7"},
+    {"{" D "\"tags\":[\"a\",\"a\"]}", "/tags/1", "is repeated"},
+    {"{" D "\"tags\":[\"\"]}", "/tags/0", "must have 1 to 63 characters, has 0"},
+    {"{" D "\"name\":\"a\\nb\"}", "/name", "must be one line without control characters"},
+    {"{" D "\"name\":\"\xff\"}", "/name", "must be valid UTF-8"},
+    {"{" D "\"name\":\"\xed\xa0\x80\"}", "/name", "must be valid UTF-8"},
+    {"{" D "\"name\":\"\xc0\x80\"}", "/name", "must be valid UTF-8"},
+    {"{" D "\"task\":\"destil\"}", "/task", "must be \"distill\" or \"finetune\", got \"destil\""},
+    {"{" D "\"model\":\"m\"}", "/model", "applies only when task is \"finetune\""},
+    {"{" D "\"vocab_size\":100}", "/vocab_size", "applies only when task is \"finetune\" with neither model nor"},
+    {"{" F "\"T\":4}", "/T", "applies only when task is \"distill\""},
+    {"{" F "\"teacher\":\"t\"}", "/teacher", "applies only when task is \"distill\""},
+    {"{" F "\"model\":\"m\",\"vocabulary\":\"v\"}", "/vocabulary", "applies only when task is \"finetune\" without"},
+    {"{" F "\"model\":\"m\",\"layers\":3}", "/layers", "must be 12, the starting model's"},
+    {"{" F "\"lower_case\":\"yes\"}", "/lower_case", "must be true or false, got a string"},
+    {"{" F "\"max_length\":600}", "/max_length", "must be at most 512, the model's positions; got 600"},
+    {"{" D "\"init\":\"No Name\"}", "/init", "must be \"random\", \"teacher\" or the name of a model"},
+    {"{" D "\"init\":1}", "/init", "or the name of a model, got 1"},
+    {"{" D "\"layer_map\":[0]}", "/layer_map", "applies only when init is \"teacher\""},
+    {"{" D "\"init\":\"teacher\",\"layer_map\":[0]}", "/layer_map", "an entry for each of the 3 layers, has 1"},
+    {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,12]}", "/layer_map/2", "must be between 0 and 11"},
+    {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,96]}", "/layer_map/2", "must be between 0 and 95, got 96"},
+    {"{" D "\"init\":\"teacher\",\"layer_map\":[]}", "/layer_map", "for each student layer, or be left out"},
+    {"{" D "\"init\":\"teacher\",\"hidden_size\":384}", "/hidden_size", "must be 768, the teacher's"},
+    {"{" D "\"init\":\"teacher\",\"layers\":13}", "/layers", "must be at most the teacher's 12"},
+    {"{" D "\"heads\":5}", "/heads", "768 is not divisible by 5; try 4 or 6"},
+    {"{" D "\"hidden_act\":\"swish\"}", "/hidden_act", "must be \"gelu\", \"gelu_new\" or \"relu\", got \"swish\""},
+};
+
+static void test_every_fault_names_its_field(void **state) {
+    (void)state;
+    for (size_t i = 0; i < DD_ARRAY_LEN(faulty); i++) {
+        struct dd_spec spec;
+        struct dd_faults faults;
+        dd_faults_init(&faults);
+        enum dd_status status = settle(faulty[i].body, &spec, &faults);
+        bool found = false;
+        for (size_t k = 0; k < faults.count; k++)
+            found |= strcmp(faults.items[k].pointer, faulty[i].pointer) == 0 &&
+                     strstr(faults.items[k].detail, faulty[i].detail) != NULL;
+        if (status != DD_INVALID || !found)
+            fail_msg("%s: no fault %s: %s; first is %s: %s", faulty[i].body, faulty[i].pointer, faulty[i].detail,
+                     faults.count > 0 ? faults.items[0].pointer : "none",
+                     faults.count > 0 ? faults.items[0].detail : "");
+        dd_faults_release(&faults);
+    }
+}
+
+static void test_all_faults_at_once(void **state) {
+    (void)state;
+    struct dd_spec spec;
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    assert_int_equal(settle("{\"alpha\":2,\"T\":-1,\"epochs\":\"x\",\"tags\":[1,2],\"bogus\":1}", &spec, &faults),
+                     DD_INVALID);
+    assert_int_equal(faults.total, 8); /* six values, dataset and teacher */
+    dd_faults_release(&faults);
+}
+
+static void test_long_texts_are_counted_in_characters(void **state) {
+    (void)state;
+    char text[4096];
+    for (int extra = 0; extra < 2; extra++) {
+        size_t used = (size_t)snprintf(text, sizeof text, "{" D "\"name\":\"");
+        for (int i = 0; i < 255 + extra; i++)
+            used += (size_t)snprintf(text + used, sizeof text - used, "𝄞");
+        snprintf(text + used, sizeof text - used, "\"}");
+        struct dd_spec spec;
+        struct dd_faults faults;
+        dd_faults_init(&faults);
+        assert_int_equal(settle(text, &spec, &faults), extra ? DD_INVALID : DD_OK);
+        dd_faults_release(&faults);
+    }
+}
+
+static void test_defaults(void **state) {
+    (void)state;
+    struct dd_spec spec;
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    assert_int_equal(settle("{" D "\"name\":\"x\"}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.layers, 3);
+    assert_int_equal(spec.heads, 12);
+    assert_int_equal(spec.hidden_size, 768);
+    assert_int_equal(spec.intermediate_size, 3072);
+    assert_int_equal(spec.epochs, 60);
+    assert_int_equal(spec.init, DD_INIT_RANDOM);
+    assert_string_equal(spec.hidden_act, "gelu_new");
+    assert_true(spec.alpha == 0.2 && spec.temperature == 4);
+    assert_true(spec.optimizer.lr == 3e-4 && spec.optimizer.warmup == 0.1 && spec.optimizer.weight_decay == 0.01);
+    assert_true(spec.attention_dropout == 0.2 && spec.classifier_dropout == 0.1);
+    assert_int_equal(spec.seed, 1);
+
+    assert_int_equal(settle("{" D "\"optimizer\":\"sgd\"}", &spec, &faults), DD_OK);
+    assert_true(spec.optimizer.lr == 0.05 && spec.optimizer.momentum == 0 && spec.optimizer.weight_decay == 0);
+    assert_int_equal(spec.optimizer.schedule, DD_SCHEDULE_CONSTANT);
+
+    assert_int_equal(settle("{" F "\"notes\":\"a\\nb\"}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.layers, 4);
+    assert_int_equal(spec.hidden_size, 256);
+    assert_int_equal(spec.heads, 4);
+    assert_int_equal(spec.lower_case, DD_LOWER_YES);
+    assert_int_equal(spec.vocab_size, 8000);
+
+    assert_int_equal(settle("{" F "\"model\":\"bert\"}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.layers, 12);
+    assert_true(spec.optimizer.lr == 5e-5);
+
+    assert_int_equal(settle("{" D "\"hidden_size\":96}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.intermediate_size, 384);
+    dd_faults_release(&faults);
+}
+
+/* --- random specs ----------------------------------------------------------------------------------------------- */
+
+static unsigned long long random_state = 20261123;
+static unsigned random_below(unsigned bound) {
+    random_state = random_state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (unsigned)(random_state >> 33) % bound;
+}
+
+static cJSON *random_value(const struct dd_field *field) {
+    double share = random_below(1u << 20) / (double)(1u << 20);
+    static const char *const names[] = {"milk", "a", "0.x-y_z", "exp-12"};
+    cJSON *value;
+    switch (field->kind) {
+    case DD_FIELD_LINE:
+        return cJSON_CreateString(random_below(2) ? "牛奶 \"x\" \\ 𝄞" : "");
+    case DD_FIELD_TEXT:
+        return cJSON_CreateString("a\nb\tc");
+    case DD_FIELD_NAME:
+        return cJSON_CreateString(names[random_below(4)]);
+    case DD_FIELD_INT:
+    case DD_FIELD_SEED:
+        return cJSON_CreateNumber(floor(field->min + share * (field->max - field->min)));
+    case DD_FIELD_NUMBER:
+        return cJSON_CreateNumber(field->min + share * (field->max - field->min));
+    case DD_FIELD_CHOICE:
+    case DD_FIELD_WORD:
+        return cJSON_CreateString(field->names[random_below(2)]);
+    case DD_FIELD_BOOL:
+        return cJSON_CreateBool((int)random_below(2));
+    case DD_FIELD_INIT:
+        return cJSON_CreateString(random_below(2) ? "teacher" : random_below(2) ? "random" : "milk");
+    case DD_FIELD_TAGS:
+        value = cJSON_CreateArray();
+        for (unsigned i = 0, n = random_below(4); i < n; i++)
+            cJSON_AddItemToArray(value, cJSON_CreateString(names[i]));
+        return value;
+    case DD_FIELD_LAYER_MAP:
+        value = cJSON_CreateArray();
+        for (unsigned i = 0; i < 3; i++)
+            cJSON_AddItemToArray(value, cJSON_CreateNumber(random_below(12)));
+        return value;
+    default:
+        return cJSON_CreateObject();
+    }
+}
+
+static cJSON *random_body(void) {
+    cJSON *body = cJSON_CreateObject(), *optimizer = NULL;
+    for (size_t i = 0; i < dd_fields_count; i++) {
+        const struct dd_field *field = &dd_fields[i];
+        bool wanted = random_below(4) == 0 || strcmp(field->name, "dataset") == 0 || field->kind == DD_FIELD_OPTIMIZER;
+        if (!wanted)
+            continue;
+        cJSON *value = random_value(field);
+        cJSON_AddItemToObject(field->in_optimizer ? optimizer : body, field->name, value);
+        if (field->kind == DD_FIELD_OPTIMIZER)
+            optimizer = value;
+    }
+    return body;
+}
+
+static void test_resolved_json_resolves_to_itself(void **state) {
+    (void)state;
+    int passed = 0;
+    for (int round = 0; round < 60000; round++) {
+        cJSON *body = random_body();
+        struct dd_spec *spec = calloc(2, sizeof *spec);
+        struct dd_faults faults;
+        dd_faults_init(&faults);
+        char *text = cJSON_PrintUnformatted(body);
+        if (settle(text, &spec[0], &faults) == DD_OK) {
+            passed++;
+            cJSON *resolved = dd_spec_to_json(&spec[0]);
+            char *first = cJSON_PrintUnformatted(resolved);
+            assert_int_equal(settle(first, &spec[1], &faults), DD_OK);
+            cJSON *again = dd_spec_to_json(&spec[1]);
+            char *second = cJSON_PrintUnformatted(again);
+            assert_string_equal(first, second);
+            uint8_t one[DD_SHA256_BYTES], two[DD_SHA256_BYTES];
+            dd_spec_hash(&spec[0], one);
+            dd_spec_hash(&spec[1], two);
+            assert_memory_equal(one, two, sizeof one);
+            cJSON_Delete(resolved);
+            cJSON_Delete(again);
+            free(first);
+            free(second);
+        }
+        free(text);
+        free(spec);
+        dd_faults_release(&faults);
+        cJSON_Delete(body);
+    }
+    assert_in_range(passed, 100, 60000); /* the generator must hit valid specs, or this shows nothing */
+}
+
+static void test_hash_sees_results_not_labels(void **state) {
+    (void)state;
+    static const char *const same[] = {"\"name\":\"a\"",    "\"notes\":\"b\"", "\"tags\":[\"c\"]", "\"priority\":9",
+                                       "\"save_as\":\"d\"", "\"alpha\":0.2",   "\"epochs\":60"};
+    static const char *const other[] = {
+        "\"alpha\":0.3",        "\"seed\":2",           "\"layers\":2",
+        "\"init\":\"teacher\"", "\"init\":\"model\"",   "\"optimizer\":\"sgd\"",
+        "\"batch_size\":31",    "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}"};
+    struct dd_spec spec;
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    uint8_t base[DD_SHA256_BYTES], hash[DD_SHA256_BYTES];
+    assert_int_equal(settle("{" D "\"T\":4}", &spec, &faults), DD_OK);
+    dd_spec_hash(&spec, base);
+    char text[256];
+    for (size_t i = 0; i < DD_ARRAY_LEN(same) + DD_ARRAY_LEN(other); i++) {
+        bool equal = i < DD_ARRAY_LEN(same);
+        snprintf(text, sizeof text, "{" D "%s}", equal ? same[i] : other[i - DD_ARRAY_LEN(same)]);
+        assert_int_equal(settle(text, &spec, &faults), DD_OK);
+        dd_spec_hash(&spec, hash);
+        assert_int_equal(memcmp(base, hash, sizeof hash) == 0, equal);
+    }
+    dd_faults_release(&faults);
+}
+
+static void test_schema_covers_the_table(void **state) {
+    (void)state;
+    cJSON *schema = dd_spec_schema();
+    assert_non_null(schema);
+    const cJSON *properties = cJSON_GetObjectItemCaseSensitive(schema, "properties");
+    const cJSON *choices = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItem(properties, "optimizer"), "oneOf");
+    const cJSON *settings = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(choices, 1), "properties");
+    for (size_t i = 0; i < dd_fields_count; i++) {
+        const cJSON *of = dd_fields[i].in_optimizer ? settings : properties;
+        const cJSON *field = cJSON_GetObjectItemCaseSensitive(of, dd_fields[i].name);
+        assert_non_null(field);
+        assert_true(cJSON_IsString(cJSON_GetObjectItemCaseSensitive(field, "description")));
+    }
+    cJSON_Delete(schema);
+}
+
+static void test_near_misses(void **state) {
+    (void)state;
+    assert_int_equal(dd_edit_distance("alpha", "alhpa"), 1);
+    assert_int_equal(dd_edit_distance("", "abc"), 3);
+    assert_int_equal(dd_edit_distance("kitten", "sitting"), 3);
+    int best = INT_MAX;
+    assert_true(dd_near_miss("milk-techer", "milk-teacher", &best));
+    assert_false(dd_near_miss("milk-techer", "grid-student", &best));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_fault_names_its_field),
+        cmocka_unit_test(test_all_faults_at_once),
+        cmocka_unit_test(test_long_texts_are_counted_in_characters),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_resolved_json_resolves_to_itself),
+        cmocka_unit_test(test_hash_sees_results_not_labels),
+        cmocka_unit_test(test_schema_covers_the_table),
+        cmocka_unit_test(test_near_misses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
