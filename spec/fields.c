@@ -27,9 +27,9 @@ static const char *const activation_names[] = {"gelu", "gelu_new", "relu", NULL}
 #define SGD (1u << DD_OPTIMIZER_SGD)
 #define MAX_EXACT 9007199254740991.0 /* 2^53 − 1 */
 
-const struct dd_field dd_fields[] = {
+const struct dd_spec_field dd_spec_fields[] = {
     {.name = "name",
-     .kind = DD_FIELD_LINE,
+     .kind = DD_KIND_LINE,
      .label = true,
      .when = DD_WHEN_ALWAYS,
      AT(name),
@@ -37,7 +37,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "What people call the run. Default: empty."},
     {.name = "notes",
-     .kind = DD_FIELD_TEXT,
+     .kind = DD_KIND_TEXT,
      .label = true,
      .when = DD_WHEN_ALWAYS,
      AT(notes),
@@ -45,7 +45,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "Free text. Default: empty."},
     {.name = "tags",
-     .kind = DD_FIELD_TAGS,
+     .kind = DD_KIND_TAGS,
      .label = true,
      .when = DD_WHEN_ALWAYS,
      AT(tags),
@@ -53,7 +53,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "Words to filter the history by."},
     {.name = "priority",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .label = true,
      .when = DD_WHEN_ALWAYS,
      AT(priority),
@@ -62,40 +62,40 @@ const struct dd_field dd_fields[] = {
      .fallback = 0,
      .help = "Place in the queue: larger first, then oldest first."},
     {.name = "task",
-     .kind = DD_FIELD_CHOICE,
+     .kind = DD_KIND_CHOICE,
      .when = DD_WHEN_ALWAYS,
      AT(task),
      .names = task_names,
      .fallback = DD_TASK_DISTILL,
      .help = "distill trains a student from a teacher; finetune trains a classifier, usually the teacher."},
     {.name = "dataset",
-     .kind = DD_FIELD_NAME,
+     .kind = DD_KIND_NAME,
      .when = DD_WHEN_ALWAYS,
      AT(dataset),
      .min = 1,
      .fallback = NAN,
      .help = "Name of the data set. Required."},
     {.name = "teacher",
-     .kind = DD_FIELD_NAME,
+     .kind = DD_KIND_NAME,
      .when = DD_WHEN_DISTILL,
      AT(teacher),
      .min = 1,
      .fallback = NAN,
      .help = "Name of the classifier to learn from. Required for distill."},
     {.name = "model",
-     .kind = DD_FIELD_NAME,
+     .kind = DD_KIND_NAME,
      .when = DD_WHEN_FINETUNE,
      AT(model),
      .fallback = NAN,
      .help = "Pretrained encoder or classifier to start from; without it the model is trained from scratch."},
     {.name = "vocabulary",
-     .kind = DD_FIELD_NAME,
+     .kind = DD_KIND_NAME,
      .when = DD_WHEN_VOCABULARY | DD_WHEN_BUILD,
      AT(vocabulary),
      .fallback = NAN,
      .help = "A model whose vocabulary to use from scratch; without it one is built from the training split."},
     {.name = "vocab_size",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_BUILD,
      AT(vocab_size),
      .min = 64,
@@ -104,13 +104,13 @@ const struct dd_field dd_fields[] = {
      .help = "Upper bound of a vocabulary that is built. 8,000 holds every common Chinese character and leaves room "
              "for words."},
     {.name = "lower_case",
-     .kind = DD_FIELD_BOOL,
+     .kind = DD_KIND_BOOL,
      .when = DD_WHEN_BUILD,
      AT(lower_case),
      .fallback = 1,
      .help = "Whether a vocabulary that is built is lower-case, as BERT's uncased ones are."},
     {.name = "layers",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(layers),
      .min = 1,
@@ -119,7 +119,7 @@ const struct dd_field dd_fields[] = {
      .help = "Transformer layers. Default: 3 for a student (at most the teacher's), 4 from scratch, the model's own "
              "for a pretrained one."},
     {.name = "heads",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(heads),
      .min = 1,
@@ -128,7 +128,7 @@ const struct dd_field dd_fields[] = {
      .help = "Attention heads; must divide hidden_size. Default: the teacher's or model's; from scratch one for each "
              "64 of hidden_size."},
     {.name = "hidden_size",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(hidden_size),
      .min = 1,
@@ -136,7 +136,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "Width. Default: the teacher's or model's; 256 from scratch."},
     {.name = "intermediate_size",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(intermediate_size),
      .min = 1,
@@ -145,7 +145,7 @@ const struct dd_field dd_fields[] = {
      .help = "Width of the feed-forward part. Default: the teacher's or model's; four times hidden_size where that "
              "differs or from scratch."},
     {.name = "init",
-     .kind = DD_FIELD_INIT,
+     .kind = DD_KIND_INIT,
      .when = DD_WHEN_DISTILL,
      AT(init),
      .names = NULL,
@@ -153,7 +153,7 @@ const struct dd_field dd_fields[] = {
      .help = "The student's first weights: random as in the note, teacher (its embeddings, the layers of layer_map and "
              "pooler), or the name of a model of the same shape."},
     {.name = "layer_map",
-     .kind = DD_FIELD_LAYER_MAP,
+     .kind = DD_KIND_LAYER_MAP,
      .when = DD_WHEN_DISTILL,
      AT(layer_map),
      .max = DD_MAX_LAYERS,
@@ -161,28 +161,28 @@ const struct dd_field dd_fields[] = {
      .help = "With init teacher: for each student layer the teacher layer (from 0) it is copied from. Default: evenly "
              "spaced, last layer included."},
     {.name = "hidden_dropout",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,
      AT(hidden_dropout),
      .max = 0.9,
      .fallback = NAN,
      .help = "Dropout after embeddings and dense layers. Default: the teacher's or model's; 0.1."},
     {.name = "attention_dropout",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,
      AT(attention_dropout),
      .max = 0.9,
      .fallback = NAN,
      .help = "Dropout of attention probabilities. Default: the teacher's or model's; 0.1."},
     {.name = "classifier_dropout",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,
      AT(classifier_dropout),
      .max = 0.9,
      .fallback = NAN,
      .help = "Dropout before the classifier. Default: hidden_dropout."},
     {.name = "hidden_act",
-     .kind = DD_FIELD_WORD,
+     .kind = DD_KIND_WORD,
      .when = DD_WHEN_ALWAYS,
      AT(hidden_act),
      .names = activation_names,
@@ -190,13 +190,13 @@ const struct dd_field dd_fields[] = {
      .help = "Activation of the feed-forward part: gelu is the erf form, gelu_new the tanh form. Default: the "
              "teacher's or model's; gelu."},
     {.name = "optimizer",
-     .kind = DD_FIELD_OPTIMIZER,
+     .kind = DD_KIND_OPTIMIZER,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer),
      .fallback = NAN,
      .help = "A name, or an object of the settings below."},
     {.name = "type",
-     .kind = DD_FIELD_CHOICE,
+     .kind = DD_KIND_CHOICE,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer.type),
@@ -204,7 +204,7 @@ const struct dd_field dd_fields[] = {
      .fallback = DD_OPTIMIZER_ADAMW,
      .help = "adamw is torch.optim.AdamW with decay for all but biases and LayerNorm; sgd is torch.optim.SGD."},
     {.name = "lr",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer.lr),
@@ -213,7 +213,7 @@ const struct dd_field dd_fields[] = {
      .help = "Peak learning rate. Default: adamw 5e-5 from trained weights and 3e-4 from random ones; sgd 0.05 as in "
              "the note."},
     {.name = "weight_decay",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer.weight_decay),
@@ -221,7 +221,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "adamw: decoupled, default 0.01; sgd: added to the gradient, default 0."},
     {.name = "eps",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      .optimizers = ADAMW,
@@ -231,7 +231,7 @@ const struct dd_field dd_fields[] = {
      .fallback = 1e-8,
      .help = "Added to the root of the second moment."},
     {.name = "beta1",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      .optimizers = ADAMW,
@@ -240,7 +240,7 @@ const struct dd_field dd_fields[] = {
      .fallback = 0.9,
      .help = "Decay of the first moment."},
     {.name = "beta2",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      .optimizers = ADAMW,
@@ -249,7 +249,7 @@ const struct dd_field dd_fields[] = {
      .fallback = 0.999,
      .help = "Decay of the second moment."},
     {.name = "momentum",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      .optimizers = SGD,
@@ -258,7 +258,7 @@ const struct dd_field dd_fields[] = {
      .fallback = 0,
      .help = "Momentum of sgd."},
     {.name = "warmup",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer.warmup),
@@ -266,7 +266,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "Share of all steps in which lr rises linearly from 0. Default: 0.1 for adamw, 0 for sgd."},
     {.name = "schedule",
-     .kind = DD_FIELD_CHOICE,
+     .kind = DD_KIND_CHOICE,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer.schedule),
@@ -274,7 +274,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "What lr does after the warm-up. Default: linear (to 0 at the end) for adamw, constant for sgd."},
     {.name = "max_grad_norm",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
      .when = DD_WHEN_ALWAYS,
      AT(optimizer.max_grad_norm),
@@ -282,7 +282,7 @@ const struct dd_field dd_fields[] = {
      .fallback = 1,
      .help = "The gradient's global norm is clipped to this; 0 does not clip."},
     {.name = "T",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
      AT(temperature),
      .min = 0.01,
@@ -290,14 +290,14 @@ const struct dd_field dd_fields[] = {
      .fallback = 4,
      .help = "Temperature of both softmaxes in the KL term, which is scaled by T squared."},
     {.name = "alpha",
-     .kind = DD_FIELD_NUMBER,
+     .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
      AT(alpha),
      .max = 1,
      .fallback = 0.2,
      .help = "Share of the KL term; 1 - alpha is that of the cross entropy with the labels."},
     {.name = "epochs",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(epochs),
      .min = 1,
@@ -305,7 +305,7 @@ const struct dd_field dd_fields[] = {
      .fallback = NAN,
      .help = "Passes over the training split. Default: 60 for distill as in the note, 10 for finetune."},
     {.name = "batch_size",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(batch_size),
      .min = 1,
@@ -313,7 +313,7 @@ const struct dd_field dd_fields[] = {
      .fallback = 32,
      .help = "Rows a step; the last batch of an epoch may be smaller."},
     {.name = "max_length",
-     .kind = DD_FIELD_INT,
+     .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
      AT(max_length),
      .min = 4,
@@ -322,45 +322,45 @@ const struct dd_field dd_fields[] = {
      .help = "Tokens a row, [CLS] and [SEP] included; the rest is cut off. Default: 128, or the model's positions "
              "where they are fewer. From scratch at most 512."},
     {.name = "seed",
-     .kind = DD_FIELD_SEED,
+     .kind = DD_KIND_SEED,
      .when = DD_WHEN_ALWAYS,
      AT(seed),
      .max = MAX_EXACT,
      .fallback = 1,
      .help = "Decides initialisation, order and dropout: the same spec gives the same bits."},
     {.name = "precision",
-     .kind = DD_FIELD_CHOICE,
+     .kind = DD_KIND_CHOICE,
      .when = DD_WHEN_ALWAYS,
      AT(precision),
      .names = precision_names,
      .fallback = DD_PRECISION_FP32,
      .help = "Of the matrix products; bf16 where the CPU has it."},
     {.name = "save_as",
-     .kind = DD_FIELD_NAME,
+     .kind = DD_KIND_NAME,
      .label = true,
      .when = DD_WHEN_ALWAYS,
      AT(save_as),
      .fallback = NAN,
      .help = "Name under which the result is registered as a model. Default: exp- and the run's id."},
 };
-const size_t dd_fields_count = DD_ARRAY_LEN(dd_fields);
+const size_t dd_spec_fields_count = DD_ARRAY_LEN(dd_spec_fields);
 
 void dd_spec_unset(struct dd_spec *spec) {
     memset(spec, 0, sizeof *spec);
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        const struct dd_field *field = &dd_fields[i];
-        int *number = dd_field_at(spec, field);
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        int *number = dd_spec_field_at(spec, field);
         switch (field->kind) {
-        case DD_FIELD_INT:
-        case DD_FIELD_CHOICE:
-        case DD_FIELD_INIT:
+        case DD_KIND_INT:
+        case DD_KIND_CHOICE:
+        case DD_KIND_INIT:
             *number = DD_UNSET;
             break;
-        case DD_FIELD_NUMBER:
-            *(double *)dd_field_at(spec, field) = NAN;
+        case DD_KIND_NUMBER:
+            *(double *)dd_spec_field_at(spec, field) = NAN;
             break;
-        case DD_FIELD_SEED:
-            *(uint64_t *)dd_field_at(spec, field) = UINT64_MAX;
+        case DD_KIND_SEED:
+            *(uint64_t *)dd_spec_field_at(spec, field) = UINT64_MAX;
             break;
         default: /* texts and lists: empty; lower_case: auto; the optimizer: by its fields */
             break;
@@ -369,24 +369,24 @@ void dd_spec_unset(struct dd_spec *spec) {
     spec->priority = 0; /* may be −1, so it has no unset value */
 }
 
-bool dd_field_given(const struct dd_spec *spec, const struct dd_field *field) {
-    const void *at = dd_field_get(spec, field);
+bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field *field) {
+    const void *at = dd_spec_field_get(spec, field);
     switch (field->kind) {
-    case DD_FIELD_INT:
-    case DD_FIELD_CHOICE:
-    case DD_FIELD_INIT:
+    case DD_KIND_INT:
+    case DD_KIND_CHOICE:
+    case DD_KIND_INIT:
         return *(const int *)at != DD_UNSET;
-    case DD_FIELD_NUMBER:
+    case DD_KIND_NUMBER:
         return !isnan(*(const double *)at);
-    case DD_FIELD_SEED:
+    case DD_KIND_SEED:
         return *(const uint64_t *)at != UINT64_MAX;
-    case DD_FIELD_BOOL:
+    case DD_KIND_BOOL:
         return *(const int *)at != DD_LOWER_AUTO;
-    case DD_FIELD_TAGS:
+    case DD_KIND_TAGS:
         return spec->n_tags > 0;
-    case DD_FIELD_LAYER_MAP:
+    case DD_KIND_LAYER_MAP:
         return spec->n_layer_map > 0;
-    case DD_FIELD_OPTIMIZER:
+    case DD_KIND_OPTIMIZER:
         return true;
     default:
         return *(const char *)at != '\0';
@@ -416,10 +416,10 @@ const char *dd_when_text(unsigned when) {
     }
 }
 
-bool dd_field_applies(const struct dd_spec *spec, const struct dd_field *field) {
+bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field) {
     if ((field->when & dd_spec_when(spec)) == 0)
         return false;
-    if (field->kind == DD_FIELD_LAYER_MAP && spec->init != DD_INIT_TEACHER)
+    if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER)
         return false;
     unsigned type = (int)spec->optimizer.type == DD_UNSET ? DD_OPTIMIZER_ADAMW : spec->optimizer.type;
     return field->optimizers == 0 || (field->optimizers & (1u << type)) != 0;

@@ -1,26 +1,26 @@
 /* The table of all fields of a spec.  Private to spec/.
- * Invariant: dd_fields[] is the only place that knows a field's JSON name, bounds, default and help; parse.c, resolve.c
- * and json.c walk it and have no list of their own.
+ * Invariant: dd_spec_fields[] is the only place that knows a field's JSON name, bounds, default and help; parse.c,
+ * resolve.c and json.c walk it and have no list of their own.
  */
 #ifndef DD_SPEC_FIELDS_H
 #define DD_SPEC_FIELDS_H
 
 #include "spec/spec.h"
 
-enum dd_field_kind {
-    DD_FIELD_LINE,   /* char[]: text without control characters */
-    DD_FIELD_TEXT,   /* char[]: text of many lines */
-    DD_FIELD_NAME,   /* char[DD_NAME_BYTES]: a data set or model */
-    DD_FIELD_INT,    /* int */
-    DD_FIELD_NUMBER, /* double */
-    DD_FIELD_CHOICE, /* an enum, by `names` */
-    DD_FIELD_WORD,   /* char[]: one of `names` */
-    DD_FIELD_BOOL,   /* enum dd_lower_case */
-    DD_FIELD_SEED,   /* uint64_t below 2^53 */
-    DD_FIELD_TAGS,
-    DD_FIELD_INIT, /* init and init_model */
-    DD_FIELD_LAYER_MAP,
-    DD_FIELD_OPTIMIZER, /* a string or the object of the fields with in_optimizer */
+enum dd_spec_field_kind {
+    DD_KIND_LINE,   /* char[]: text without control characters */
+    DD_KIND_TEXT,   /* char[]: text of many lines */
+    DD_KIND_NAME,   /* char[DD_NAME_BYTES]: a data set or model */
+    DD_KIND_INT,    /* int */
+    DD_KIND_NUMBER, /* double */
+    DD_KIND_CHOICE, /* an enum, by `names` */
+    DD_KIND_WORD,   /* char[]: one of `names` */
+    DD_KIND_BOOL,   /* enum dd_lower_case */
+    DD_KIND_SEED,   /* uint64_t below 2^53 */
+    DD_KIND_TAGS,
+    DD_KIND_INIT, /* init and init_model */
+    DD_KIND_LAYER_MAP,
+    DD_KIND_OPTIMIZER, /* a string or the object of the fields with in_optimizer */
 };
 
 /* The four situations that a spec can be in; a field says in which it means something. */
@@ -33,9 +33,9 @@ enum {
     DD_WHEN_ALWAYS = DD_WHEN_DISTILL | DD_WHEN_FINETUNE,
 };
 
-struct dd_field {
+struct dd_spec_field {
     const char *name;
-    enum dd_field_kind kind;
+    enum dd_spec_field_kind kind;
     bool in_optimizer;
     bool label;          /* does not decide the result: not hashed */
     unsigned when;       /* DD_WHEN_… */
@@ -46,20 +46,20 @@ struct dd_field {
     double fallback;          /* the default; NAN: settled by resolve.c, told in help */
     const char *help;         /* a sentence for people, with the reason of the default */
 };
-extern const struct dd_field dd_fields[];
-extern const size_t dd_fields_count;
+extern const struct dd_spec_field dd_spec_fields[];
+extern const size_t dd_spec_fields_count;
 
 void dd_spec_unset(struct dd_spec *spec);          /* nothing given */
 unsigned dd_spec_when(const struct dd_spec *spec); /* the situation: one DD_WHEN_… bit */
 const char *dd_when_text(unsigned when);           /* "when task is \"distill\"" */
 /* Whether the field means something for this spec. */
-bool dd_field_applies(const struct dd_spec *spec, const struct dd_field *field);
-bool dd_field_given(const struct dd_spec *spec, const struct dd_field *field);
+bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field);
+bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field *field);
 
-static inline void *dd_field_at(struct dd_spec *spec, const struct dd_field *field) {
+static inline void *dd_spec_field_at(struct dd_spec *spec, const struct dd_spec_field *field) {
     return (char *)spec + field->offset;
 }
-static inline const void *dd_field_get(const struct dd_spec *spec, const struct dd_field *field) {
+static inline const void *dd_spec_field_get(const struct dd_spec *spec, const struct dd_spec_field *field) {
     return (const char *)spec + field->offset;
 }
 

@@ -14,30 +14,30 @@ static const char *init_text(const struct dd_spec *spec) {
     return spec->init == DD_INIT_MODEL ? spec->init_model : spec->init == DD_INIT_TEACHER ? "teacher" : "random";
 }
 
-static cJSON *value_json(const struct dd_spec *spec, const struct dd_field *field) {
-    const void *at = dd_field_get(spec, field);
+static cJSON *value_json(const struct dd_spec *spec, const struct dd_spec_field *field) {
+    const void *at = dd_spec_field_get(spec, field);
     switch (field->kind) {
-    case DD_FIELD_INT:
+    case DD_KIND_INT:
         return cJSON_CreateNumber(*(const int *)at);
-    case DD_FIELD_NUMBER:
+    case DD_KIND_NUMBER:
         return cJSON_CreateNumber(*(const double *)at);
-    case DD_FIELD_SEED:
+    case DD_KIND_SEED:
         return cJSON_CreateNumber((double)*(const uint64_t *)at);
-    case DD_FIELD_CHOICE:
+    case DD_KIND_CHOICE:
         return cJSON_CreateString(field->names[*(const int *)at]);
-    case DD_FIELD_BOOL:
+    case DD_KIND_BOOL:
         return cJSON_CreateBool(*(const int *)at == DD_LOWER_YES);
-    case DD_FIELD_INIT:
+    case DD_KIND_INIT:
         return cJSON_CreateString(init_text(spec));
-    case DD_FIELD_LAYER_MAP:
+    case DD_KIND_LAYER_MAP:
         return cJSON_CreateIntArray(spec->layer_map, spec->n_layer_map);
-    case DD_FIELD_TAGS: {
+    case DD_KIND_TAGS: {
         cJSON *tags = cJSON_CreateArray();
         for (int i = 0; tags != NULL && i < spec->n_tags; i++)
             cJSON_AddItemToArray(tags, cJSON_CreateString(spec->tags[i]));
         return tags;
     }
-    case DD_FIELD_OPTIMIZER:
+    case DD_KIND_OPTIMIZER:
         return cJSON_CreateObject();
     default:
         return cJSON_CreateString(at);
@@ -45,15 +45,15 @@ static cJSON *value_json(const struct dd_spec *spec, const struct dd_field *fiel
 }
 
 /* Fields at their empty default that a reader would only stumble over ("" is no model name). */
-static bool left_out(const struct dd_spec *spec, const struct dd_field *field) {
-    bool names = field->kind == DD_FIELD_NAME || field->kind == DD_FIELD_LAYER_MAP;
-    return !dd_field_applies(spec, field) || (names && !dd_field_given(spec, field));
+static bool left_out(const struct dd_spec *spec, const struct dd_spec_field *field) {
+    bool names = field->kind == DD_KIND_NAME || field->kind == DD_KIND_LAYER_MAP;
+    return !dd_spec_field_applies(spec, field) || (names && !dd_spec_field_given(spec, field));
 }
 
 cJSON *dd_spec_to_json(const struct dd_spec *spec) {
     cJSON *root = cJSON_CreateObject(), *optimizer = NULL;
-    for (size_t i = 0; root != NULL && i < dd_fields_count; i++) {
-        const struct dd_field *field = &dd_fields[i];
+    for (size_t i = 0; root != NULL && i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
         if (left_out(spec, field))
             continue;
         cJSON *value = value_json(spec, field);
@@ -62,7 +62,7 @@ cJSON *dd_spec_to_json(const struct dd_spec *spec) {
             cJSON_Delete(root);
             return NULL;
         }
-        if (field->kind == DD_FIELD_OPTIMIZER)
+        if (field->kind == DD_KIND_OPTIMIZER)
             optimizer = value;
     }
     return root;
@@ -71,29 +71,29 @@ cJSON *dd_spec_to_json(const struct dd_spec *spec) {
 void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]) {
     char text[8192];
     size_t used = (size_t)snprintf(text, sizeof text, "distilld spec 1\n");
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        const struct dd_field *field = &dd_fields[i];
-        if (field->label || field->kind == DD_FIELD_OPTIMIZER || left_out(spec, field))
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        if (field->label || field->kind == DD_KIND_OPTIMIZER || left_out(spec, field))
             continue;
-        const void *at = dd_field_get(spec, field);
+        const void *at = dd_spec_field_get(spec, field);
         char value[DD_MAX_LAYERS * 4 + 64] = "";
         size_t filled = 0;
         switch (field->kind) {
-        case DD_FIELD_NUMBER:
+        case DD_KIND_NUMBER:
             dd_number_text(*(const double *)at, value);
             break;
-        case DD_FIELD_SEED:
+        case DD_KIND_SEED:
             snprintf(value, sizeof value, "%" PRIu64, *(const uint64_t *)at);
             break;
-        case DD_FIELD_INT:
-        case DD_FIELD_CHOICE:
-        case DD_FIELD_BOOL:
+        case DD_KIND_INT:
+        case DD_KIND_CHOICE:
+        case DD_KIND_BOOL:
             snprintf(value, sizeof value, "%d", *(const int *)at);
             break;
-        case DD_FIELD_INIT:
+        case DD_KIND_INIT:
             snprintf(value, sizeof value, "%s%s", spec->init == DD_INIT_MODEL ? "model " : "", init_text(spec));
             break;
-        case DD_FIELD_LAYER_MAP:
+        case DD_KIND_LAYER_MAP:
             for (int k = 0; k < spec->n_layer_map && filled < sizeof value; k++)
                 filled += (size_t)snprintf(value + filled, sizeof value - filled, "%s%d", k == 0 ? "" : ",",
                                            spec->layer_map[k]);
@@ -136,11 +136,11 @@ static void add_names(cJSON *schema, const char *const *names) {
         cJSON_AddItemToArray(list, cJSON_CreateString(names[i]));
 }
 
-static void add_lists(cJSON *schema, const struct dd_field *field) {
+static void add_lists(cJSON *schema, const struct dd_spec_field *field) {
     cJSON_AddStringToObject(schema, "type", "array");
     cJSON_AddNumberToObject(schema, "maxItems", field->max);
     cJSON *items = cJSON_AddObjectToObject(schema, "items");
-    if (field->kind == DD_FIELD_TAGS) {
+    if (field->kind == DD_KIND_TAGS) {
         add_string(items, LINE_PATTERN, 1, 63);
         cJSON_AddBoolToObject(schema, "uniqueItems", true);
     } else {
@@ -149,47 +149,47 @@ static void add_lists(cJSON *schema, const struct dd_field *field) {
     }
 }
 
-static cJSON *field_schema(const struct dd_field *field) {
+static cJSON *field_schema(const struct dd_spec_field *field) {
     cJSON *schema = cJSON_CreateObject();
     switch (field->kind) {
-    case DD_FIELD_LINE:
+    case DD_KIND_LINE:
         add_string(schema, LINE_PATTERN, field->min, field->max);
         break;
-    case DD_FIELD_TEXT:
+    case DD_KIND_TEXT:
         add_string(schema, "^[^\\u0000]*$", field->min, field->max);
         break;
-    case DD_FIELD_NAME:
+    case DD_KIND_NAME:
         add_string(schema, field->min > 0 ? NAME_PATTERN : "^([a-z0-9][a-z0-9._-]{0,63})?$", 0, 64);
         break;
-    case DD_FIELD_INIT: /* "random" and "teacher" fit the pattern of names; the help tells them apart */
+    case DD_KIND_INIT: /* "random" and "teacher" fit the pattern of names; the help tells them apart */
         add_string(schema, NAME_PATTERN, 0, 64);
         break;
-    case DD_FIELD_INT:
-    case DD_FIELD_SEED:
+    case DD_KIND_INT:
+    case DD_KIND_SEED:
         add_range(schema, "integer", field->min, field->max);
         break;
-    case DD_FIELD_NUMBER:
+    case DD_KIND_NUMBER:
         add_range(schema, "number", field->min, field->max);
         break;
-    case DD_FIELD_CHOICE:
-    case DD_FIELD_WORD:
+    case DD_KIND_CHOICE:
+    case DD_KIND_WORD:
         add_names(schema, field->names);
         break;
-    case DD_FIELD_BOOL:
+    case DD_KIND_BOOL:
         cJSON_AddStringToObject(schema, "type", "boolean");
         break;
-    case DD_FIELD_TAGS:
-    case DD_FIELD_LAYER_MAP:
+    case DD_KIND_TAGS:
+    case DD_KIND_LAYER_MAP:
         add_lists(schema, field);
         break;
-    case DD_FIELD_OPTIMIZER:
+    case DD_KIND_OPTIMIZER:
         break;
     }
-    if (!isnan(field->fallback) && field->kind == DD_FIELD_CHOICE)
+    if (!isnan(field->fallback) && field->kind == DD_KIND_CHOICE)
         cJSON_AddStringToObject(schema, "default", field->names[(int)field->fallback]);
-    else if (!isnan(field->fallback) && field->kind == DD_FIELD_BOOL)
+    else if (!isnan(field->fallback) && field->kind == DD_KIND_BOOL)
         cJSON_AddBoolToObject(schema, "default", field->fallback != 0);
-    else if (field->kind == DD_FIELD_INIT)
+    else if (field->kind == DD_KIND_INIT)
         cJSON_AddStringToObject(schema, "default", "random");
     else if (!isnan(field->fallback))
         cJSON_AddNumberToObject(schema, "default", field->fallback);
@@ -205,9 +205,9 @@ static cJSON *optimizer_schema(cJSON *schema) {
     cJSON *name = cJSON_CreateObject(), *object = cJSON_CreateObject();
     cJSON_AddItemToArray(choices, name);
     cJSON_AddItemToArray(choices, object);
-    for (size_t i = 0; i < dd_fields_count; i++)
-        if (dd_fields[i].in_optimizer && strcmp(dd_fields[i].name, "type") == 0)
-            add_names(name, dd_fields[i].names);
+    for (size_t i = 0; i < dd_spec_fields_count; i++)
+        if (dd_spec_fields[i].in_optimizer && strcmp(dd_spec_fields[i].name, "type") == 0)
+            add_names(name, dd_spec_fields[i].names);
     cJSON_AddStringToObject(object, "type", "object");
     cJSON_AddBoolToObject(object, "additionalProperties", false);
     return cJSON_AddObjectToObject(object, "properties");
@@ -230,11 +230,11 @@ cJSON *dd_spec_schema(void) {
     cJSON_AddStringToObject(root, "type", "object");
     cJSON_AddBoolToObject(root, "additionalProperties", false);
     cJSON *properties = cJSON_AddObjectToObject(root, "properties");
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        cJSON *schema = field_schema(&dd_fields[i]);
-        if (dd_fields[i].kind == DD_FIELD_OPTIMIZER)
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        cJSON *schema = field_schema(&dd_spec_fields[i]);
+        if (dd_spec_fields[i].kind == DD_KIND_OPTIMIZER)
             settings = optimizer_schema(schema);
-        cJSON_AddItemToObject(dd_fields[i].in_optimizer ? settings : properties, dd_fields[i].name, schema);
+        cJSON_AddItemToObject(dd_spec_fields[i].in_optimizer ? settings : properties, dd_spec_fields[i].name, schema);
     }
     add_required(root);
     /* The optimizer's settings come last in the table: when they stand, nothing before them failed. */

@@ -257,66 +257,66 @@ static void take_optimizer(struct reader *r, const char *pointer, const cJSON *v
         fault_type(r, pointer, "\"adamw\", \"sgd\" or an object", value);
         return;
     }
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        if (dd_fields[i].in_optimizer && strcmp(dd_fields[i].name, "type") == 0) {
-            int type = take_choice(r, pointer, value, dd_fields[i].names);
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        if (dd_spec_fields[i].in_optimizer && strcmp(dd_spec_fields[i].name, "type") == 0) {
+            int type = take_choice(r, pointer, value, dd_spec_fields[i].names);
             if (type >= 0)
                 r->spec->optimizer.type = (enum dd_optimizer_type)type;
         }
     }
 }
 
-static void take_field(struct reader *r, const struct dd_field *field, const char *pointer, const cJSON *value) {
-    void *at = dd_field_at(r->spec, field);
+static void take_field(struct reader *r, const struct dd_spec_field *field, const char *pointer, const cJSON *value) {
+    void *at = dd_spec_field_at(r->spec, field);
     double number = 0;
     int choice;
     switch (field->kind) {
-    case DD_FIELD_LINE:
-    case DD_FIELD_TEXT:
-        (void)take_text(r, pointer, value, field->kind == DD_FIELD_LINE, (int)field->min, (int)field->max, at,
+    case DD_KIND_LINE:
+    case DD_KIND_TEXT:
+        (void)take_text(r, pointer, value, field->kind == DD_KIND_LINE, (int)field->min, (int)field->max, at,
                         field->bytes);
         break;
-    case DD_FIELD_NAME:
+    case DD_KIND_NAME:
         take_name(r, pointer, value, field->min > 0, at);
         break;
-    case DD_FIELD_INT:
+    case DD_KIND_INT:
         if (take_number(r, pointer, value, field->min, field->max, true, &number))
             *(int *)at = (int)number;
         break;
-    case DD_FIELD_NUMBER:
+    case DD_KIND_NUMBER:
         if (take_number(r, pointer, value, field->min, field->max, false, &number))
             *(double *)at = number;
         break;
-    case DD_FIELD_SEED:
+    case DD_KIND_SEED:
         if (take_number(r, pointer, value, field->min, field->max, true, &number))
             *(uint64_t *)at = (uint64_t)number;
         break;
-    case DD_FIELD_CHOICE:
+    case DD_KIND_CHOICE:
         choice = take_choice(r, pointer, value, field->names);
         if (choice >= 0)
             *(int *)at = choice;
         break;
-    case DD_FIELD_WORD:
+    case DD_KIND_WORD:
         choice = take_choice(r, pointer, value, field->names);
         if (choice >= 0)
             snprintf(at, field->bytes, "%s", field->names[choice]);
         break;
-    case DD_FIELD_BOOL:
+    case DD_KIND_BOOL:
         if (cJSON_IsBool(value))
             *(int *)at = cJSON_IsTrue(value) ? DD_LOWER_YES : DD_LOWER_NO;
         else
             fault_type(r, pointer, "true or false", value);
         break;
-    case DD_FIELD_TAGS:
+    case DD_KIND_TAGS:
         take_tags(r, pointer, value);
         break;
-    case DD_FIELD_INIT:
+    case DD_KIND_INIT:
         take_init(r, pointer, value);
         break;
-    case DD_FIELD_LAYER_MAP:
+    case DD_KIND_LAYER_MAP:
         take_layer_map(r, pointer, value);
         break;
-    case DD_FIELD_OPTIMIZER:
+    case DD_KIND_OPTIMIZER:
         take_optimizer(r, pointer, value);
         break;
     }
@@ -326,14 +326,14 @@ static void fault_unknown(struct reader *r, const char *pointer, const char *nam
     const char *near = NULL, *place = "";
     int best = INT_MAX;
     /* A body of a million typos must not cost a million comparisons: only what will be shown is compared. */
-    for (size_t i = 0; i < dd_fields_count && r->faults->total < DD_FAULTS_MAX; i++) {
-        if (strcmp(name, dd_fields[i].name) == 0) {
+    for (size_t i = 0; i < dd_spec_fields_count && r->faults->total < DD_FAULTS_MAX; i++) {
+        if (strcmp(name, dd_spec_fields[i].name) == 0) {
             near = name;
-            place = dd_fields[i].in_optimizer ? " inside \"optimizer\"" : " beside \"optimizer\"";
+            place = dd_spec_fields[i].in_optimizer ? " inside \"optimizer\"" : " beside \"optimizer\"";
             break;
         }
-        if (dd_fields[i].in_optimizer == in_optimizer && dd_near_miss(name, dd_fields[i].name, &best))
-            near = dd_fields[i].name;
+        if (dd_spec_fields[i].in_optimizer == in_optimizer && dd_near_miss(name, dd_spec_fields[i].name, &best))
+            near = dd_spec_fields[i].name;
     }
     if (near != NULL && place[0] != '\0')
         dd_faults_add(r->faults, pointer, "is not a field here; it belongs%s", place);
@@ -345,17 +345,17 @@ static void fault_unknown(struct reader *r, const char *pointer, const char *nam
 
 static void read_object(struct reader *r, const cJSON *body, const char *prefix, bool in_optimizer) {
     bool seen[64] = {false};
-    assert(dd_fields_count <= DD_ARRAY_LEN(seen));
+    assert(dd_spec_fields_count <= DD_ARRAY_LEN(seen));
     const cJSON *value;
     cJSON_ArrayForEach(value, body) {
         const char *name = value->string != NULL ? value->string : "";
         char pointer[POINTER_BYTES];
         pointer_join(pointer, prefix, name);
         size_t i = 0;
-        while (i < dd_fields_count &&
-               !(dd_fields[i].in_optimizer == in_optimizer && strcmp(name, dd_fields[i].name) == 0))
+        while (i < dd_spec_fields_count &&
+               !(dd_spec_fields[i].in_optimizer == in_optimizer && strcmp(name, dd_spec_fields[i].name) == 0))
             i++;
-        if (i == dd_fields_count) {
+        if (i == dd_spec_fields_count) {
             bool control;
             if (utf8_length(name, &control) < 0)
                 dd_faults_add(r->faults, prefix, "has a field whose name is not valid UTF-8");
@@ -365,7 +365,7 @@ static void read_object(struct reader *r, const cJSON *body, const char *prefix,
             dd_faults_add(r->faults, pointer, "is given more than once");
         } else {
             seen[i] = true;
-            take_field(r, &dd_fields[i], pointer, value);
+            take_field(r, &dd_spec_fields[i], pointer, value);
         }
     }
 }
@@ -373,16 +373,16 @@ static void read_object(struct reader *r, const cJSON *body, const char *prefix,
 /* Fields that mean nothing beside the others that were given: better said than silently left out. */
 static void check_applies(struct reader *r, const char *prefix) {
     const struct dd_spec *spec = r->spec;
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        const struct dd_field *field = &dd_fields[i];
-        if (!dd_field_given(spec, field) || dd_field_applies(spec, field))
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        if (!dd_spec_field_given(spec, field) || dd_spec_field_applies(spec, field))
             continue;
         char pointer[POINTER_BYTES], outer[POINTER_BYTES];
         pointer_join(outer, prefix, "optimizer");
         pointer_join(pointer, field->in_optimizer ? outer : prefix, field->name);
         if ((field->when & dd_spec_when(spec)) == 0)
             dd_faults_add(r->faults, pointer, "applies only %s", dd_when_text(field->when));
-        else if (field->kind == DD_FIELD_LAYER_MAP)
+        else if (field->kind == DD_KIND_LAYER_MAP)
             dd_faults_add(r->faults, pointer, "applies only when init is \"teacher\"");
         else
             dd_faults_add(r->faults, pointer, "does not apply to optimizer \"%s\"",

@@ -21,18 +21,18 @@ static void settle_number(double *field, double value) {
 
 /* Defaults of the table: the fields whose default is one value. */
 static void settle_fixed(struct dd_spec *spec) {
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        const struct dd_field *field = &dd_fields[i];
-        if (isnan(field->fallback) || dd_field_given(spec, field) || !dd_field_applies(spec, field))
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        if (isnan(field->fallback) || dd_spec_field_given(spec, field) || !dd_spec_field_applies(spec, field))
             continue;
-        void *at = dd_field_at(spec, field);
-        if (field->kind == DD_FIELD_INT || field->kind == DD_FIELD_CHOICE || field->kind == DD_FIELD_INIT)
+        void *at = dd_spec_field_at(spec, field);
+        if (field->kind == DD_KIND_INT || field->kind == DD_KIND_CHOICE || field->kind == DD_KIND_INIT)
             *(int *)at = (int)field->fallback;
-        else if (field->kind == DD_FIELD_NUMBER)
+        else if (field->kind == DD_KIND_NUMBER)
             *(double *)at = field->fallback;
-        else if (field->kind == DD_FIELD_SEED)
+        else if (field->kind == DD_KIND_SEED)
             *(uint64_t *)at = (uint64_t)field->fallback;
-        else if (field->kind == DD_FIELD_BOOL)
+        else if (field->kind == DD_KIND_BOOL)
             *(int *)at = DD_LOWER_YES;
     }
 }
@@ -102,13 +102,10 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
     if (spec->n_layer_map != 0 && spec->n_layer_map != spec->layers)
         dd_faults_add(faults, "/layer_map", "must have an entry for each of the %d layers, has %d", spec->layers,
                       spec->n_layer_map);
-    for (int i = 0; i < spec->n_layer_map; i++) {
-        char pointer[32];
-        snprintf(pointer, sizeof pointer, "/layer_map/%d", i);
+    for (int i = 0; i < spec->n_layer_map; i++)
         if (spec->layer_map[i] >= base->layers)
-            dd_faults_add(faults, pointer, "must be between 0 and %d, the teacher's last layer; got %d",
-                          base->layers - 1, spec->layer_map[i]);
-    }
+            dd_faults_add(faults, "/layer_map", "entry %d must be between 0 and %d, the teacher's last layer; got %d",
+                          i, base->layers - 1, spec->layer_map[i]);
 }
 
 enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,

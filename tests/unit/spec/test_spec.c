@@ -98,7 +98,7 @@ static const struct {
     {"{" D "\"init\":1}", "/init", "or the name of a model, got 1"},
     {"{" D "\"layer_map\":[0]}", "/layer_map", "applies only when init is \"teacher\""},
     {"{" D "\"init\":\"teacher\",\"layer_map\":[0]}", "/layer_map", "an entry for each of the 3 layers, has 1"},
-    {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,12]}", "/layer_map/2", "must be between 0 and 11"},
+    {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,12]}", "/layer_map", "entry 2 must be between 0 and 11"},
     {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,96]}", "/layer_map/2", "must be between 0 and 95, got 96"},
     {"{" D "\"init\":\"teacher\",\"layer_map\":[]}", "/layer_map", "for each student layer, or be left out"},
     {"{" D "\"init\":\"teacher\",\"hidden_size\":384}", "/hidden_size", "must be 768, the teacher's"},
@@ -199,35 +199,35 @@ static unsigned random_below(unsigned bound) {
     return (unsigned)(random_state >> 33) % bound;
 }
 
-static cJSON *random_value(const struct dd_field *field) {
+static cJSON *random_value(const struct dd_spec_field *field) {
     double share = random_below(1u << 20) / (double)(1u << 20);
     static const char *const names[] = {"milk", "a", "0.x-y_z", "exp-12"};
     cJSON *value;
     switch (field->kind) {
-    case DD_FIELD_LINE:
+    case DD_KIND_LINE:
         return cJSON_CreateString(random_below(2) ? "牛奶 \"x\" \\ 𝄞" : "");
-    case DD_FIELD_TEXT:
+    case DD_KIND_TEXT:
         return cJSON_CreateString("a\nb\tc");
-    case DD_FIELD_NAME:
+    case DD_KIND_NAME:
         return cJSON_CreateString(names[random_below(4)]);
-    case DD_FIELD_INT:
-    case DD_FIELD_SEED:
+    case DD_KIND_INT:
+    case DD_KIND_SEED:
         return cJSON_CreateNumber(floor(field->min + share * (field->max - field->min)));
-    case DD_FIELD_NUMBER:
+    case DD_KIND_NUMBER:
         return cJSON_CreateNumber(field->min + share * (field->max - field->min));
-    case DD_FIELD_CHOICE:
-    case DD_FIELD_WORD:
+    case DD_KIND_CHOICE:
+    case DD_KIND_WORD:
         return cJSON_CreateString(field->names[random_below(2)]);
-    case DD_FIELD_BOOL:
+    case DD_KIND_BOOL:
         return cJSON_CreateBool((int)random_below(2));
-    case DD_FIELD_INIT:
+    case DD_KIND_INIT:
         return cJSON_CreateString(random_below(2) ? "teacher" : random_below(2) ? "random" : "milk");
-    case DD_FIELD_TAGS:
+    case DD_KIND_TAGS:
         value = cJSON_CreateArray();
         for (unsigned i = 0, n = random_below(4); i < n; i++)
             cJSON_AddItemToArray(value, cJSON_CreateString(names[i]));
         return value;
-    case DD_FIELD_LAYER_MAP:
+    case DD_KIND_LAYER_MAP:
         value = cJSON_CreateArray();
         for (unsigned i = 0; i < 3; i++)
             cJSON_AddItemToArray(value, cJSON_CreateNumber(random_below(12)));
@@ -239,14 +239,14 @@ static cJSON *random_value(const struct dd_field *field) {
 
 static cJSON *random_body(void) {
     cJSON *body = cJSON_CreateObject(), *optimizer = NULL;
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        const struct dd_field *field = &dd_fields[i];
-        bool wanted = random_below(4) == 0 || strcmp(field->name, "dataset") == 0 || field->kind == DD_FIELD_OPTIMIZER;
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        bool wanted = random_below(4) == 0 || strcmp(field->name, "dataset") == 0 || field->kind == DD_KIND_OPTIMIZER;
         if (!wanted)
             continue;
         cJSON *value = random_value(field);
         cJSON_AddItemToObject(field->in_optimizer ? optimizer : body, field->name, value);
-        if (field->kind == DD_FIELD_OPTIMIZER)
+        if (field->kind == DD_KIND_OPTIMIZER)
             optimizer = value;
     }
     return body;
@@ -318,9 +318,9 @@ static void test_schema_covers_the_table(void **state) {
     const cJSON *properties = cJSON_GetObjectItemCaseSensitive(schema, "properties");
     const cJSON *choices = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItem(properties, "optimizer"), "oneOf");
     const cJSON *settings = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(choices, 1), "properties");
-    for (size_t i = 0; i < dd_fields_count; i++) {
-        const cJSON *of = dd_fields[i].in_optimizer ? settings : properties;
-        const cJSON *field = cJSON_GetObjectItemCaseSensitive(of, dd_fields[i].name);
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const cJSON *of = dd_spec_fields[i].in_optimizer ? settings : properties;
+        const cJSON *field = cJSON_GetObjectItemCaseSensitive(of, dd_spec_fields[i].name);
         assert_non_null(field);
         assert_true(cJSON_IsString(cJSON_GetObjectItemCaseSensitive(field, "description")));
     }
