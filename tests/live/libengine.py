@@ -1,0 +1,129 @@
+"""The engine through ctypes, for the live comparisons: $DISTILLD_LIBENGINE (default build/libengine.so).
+
+Struct mirrors of engine/engine.h and base/base.h stand here, once.  Shared data: $DISTILLD_SHARED (default ../shared);
+tests that need it skip visibly when it is absent.
+"""
+
+import ctypes
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHARED = pathlib.Path(os.environ.get("DISTILLD_SHARED", ROOT / "../shared"))
+SPLITS = ("train", "dev", "test", "unlabelled")
+MAX_CLASSES = 256
+
+
+class Error(ctypes.Structure):
+    _fields_ = [("status", ctypes.c_int), ("code", ctypes.c_char * 48), ("message", ctypes.c_char * 720)]
+
+
+class Buffer(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("len", ctypes.c_size_t),
+        ("cap", ctypes.c_size_t),
+        ("max", ctypes.c_size_t),
+        ("failed", ctypes.c_bool),
+    ]
+
+
+class TokenizerOptions(ctypes.Structure):
+    _fields_ = [
+        ("do_lower_case", ctypes.c_bool),
+        ("strip_accents", ctypes.c_bool),
+        ("tokenize_chinese_chars", ctypes.c_bool),
+    ]
+
+
+class Import(ctypes.Structure):
+    _fields_ = [
+        ("paths", ctypes.c_char_p * 4),
+        ("file_names", ctypes.c_char_p * 4),
+        ("format", ctypes.c_int),
+        ("text_column", ctypes.c_char_p),
+        ("pair_column", ctypes.c_char_p),
+        ("label_column", ctypes.c_char_p),
+        ("dev_fraction", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        ("skip_bad_rows", ctypes.c_bool),
+        ("cancel", ctypes.c_void_p),
+    ]
+
+
+class BadRow(ctypes.Structure):
+    _fields_ = [("split", ctypes.c_int), ("line", ctypes.c_uint64), ("reason", ctypes.c_char * 200)]
+
+
+class ImportReport(ctypes.Structure):
+    _fields_ = [("bad", BadRow * 20), ("n_bad", ctypes.c_int), ("bad_total", ctypes.c_uint64)]
+
+
+class Row(ctypes.Structure):
+    _fields_ = [
+        ("text", ctypes.c_void_p),
+        ("text_bytes", ctypes.c_size_t),
+        ("pair", ctypes.c_void_p),
+        ("pair_bytes", ctypes.c_size_t),
+        ("label", ctypes.c_int32),
+    ]
+
+
+class LengthStats(ctypes.Structure):
+    _fields_ = [
+        ("mean", ctypes.c_double),
+        ("min", ctypes.c_int64),
+        ("p50", ctypes.c_int64),
+        ("p95", ctypes.c_int64),
+        ("max", ctypes.c_int64),
+    ]
+
+
+class SplitInfo(ctypes.Structure):
+    _fields_ = [
+        ("present", ctypes.c_bool),
+        ("rows", ctypes.c_uint64),
+        ("class_rows", ctypes.c_uint64 * 256),
+        ("characters", LengthStats),
+        ("duplicates", ctypes.c_uint64),
+        ("duplicates_of", ctypes.c_uint64 * 4),
+        ("sha256", ctypes.c_char * 65),
+    ]
+
+
+class ReportRow(ctypes.Structure):
+    _fields_ = [
+        ("precision", ctypes.c_double),
+        ("recall", ctypes.c_double),
+        ("f1", ctypes.c_double),
+        ("support", ctypes.c_int64),
+    ]
+
+
+class EngineFailure(Exception):
+    def __init__(self, error):
+        self.status, self.code = error.status, error.code.decode()
+        super().__init__(f"{self.code}: {error.message.decode(errors='replace')}")
+
+
+def load():
+    """The library, or a visible skip where it has not been built."""
+    path = pathlib.Path(os.environ.get("DISTILLD_LIBENGINE", ROOT / "build/libengine.so"))
+    if not path.exists():
+        pytest.skip(f"{path} is not built (make build/libengine.so)", allow_module_level=True)
+    return ctypes.CDLL(str(path))
+
+
+def shared(*parts):
+    """A path below the shared data, or a visible skip."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"no shared data at {path} (set DISTILLD_SHARED)")
+    return path
+
+
+def check(status, error):
+    if status != 0:
+        raise EngineFailure(error)
