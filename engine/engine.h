@@ -206,8 +206,9 @@ struct dd_report {
     double accuracy;
     struct dd_report_row macro, weighted;
     int64_t support;
-    int64_t *confusion; /* owned: [n_classes, n_classes], rows gold, columns predicted, in the order of rows */
-    bool micro_avg;     /* shown instead of accuracy when labels are a strict subset that leaves rows out */
+    int64_t *confusion;         /* owned: [n_classes, n_classes], rows gold, columns predicted, in the order of rows */
+    bool micro_avg;             /* shown instead of accuracy when labels are a strict subset that leaves rows out */
+    struct dd_report_row micro; /* precision, recall and F1 over all rows shown; all three equal accuracy else */
 };
 /* gold, predicted: [n] class indices in [0, n_classes).  all_classes: show every class (as labels=range(n_classes)),
  * else the sorted union of those that occur.  Source: sklearn.metrics.classification_report, zero_division=0. */
