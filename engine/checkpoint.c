@@ -1,0 +1,638 @@
+/* checkpoint: what a run keeps on disk so that it can go on to the same bits after any interruption.
+ *
+ * Three files may lie in a run's directory: `checkpoint` (the newest), `checkpoint.previous` (the one before, for when
+ * the newest is damaged) and, after the end, `finished`.  All are written to a temporary name, fsynced and renamed;
+ * before the rename the old checkpoint gets its second name by link(2), so there is no moment without a whole one.
+ *
+ * Format of `checkpoint`.  All numbers little-endian, doubles and floats IEEE 754.
+ *
+ *   offset size
+ *        0    8  magic "DDCKPT\r\n"
+ *        8    4  version, 1
+ *       12    4  zero
+ *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
+ *       48   32  SHA-256 of the data set (train, dev, class names)
+ *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
+ *      112   32  SHA-256 of the parameters' names and shapes
+ *      144    8  P, floats in a slab
+ *      152    8  slabs that follow the weights: 0 … 2 (bit 0: first, bit 1: second moment)
+ *      160    8  S, steps kept
+ *      168    8  D, dev predictions kept
+ *      176  120  position: step, epoch, epoch_step, sum_rows, sum_tokens, epochs_done, delivered (u64 each),
+ *                optimizer step (u64), sum_loss, sum_kl, sum_ce, elapsed_seconds, epoch_seconds, evaluation_seconds,
+ *                reserved 0 (f64 each)
+ *      296  144  metrics of the last epoch that is done (18 × 8: epoch u64, 16 f64 in the order of
+ *                struct dd_epoch_metrics, is_best u64)
+ *      440  144  metrics of the best one
+ *      584   32  SHA-256 of the best one's weights (dd_params_sha256)
+ *      616 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds,
+ *                tokens_per_second, eta_seconds (f64)
+ *           4 D  dev labels (i32), then 4 D dev scores (f32)
+ *           4 P  weights (f32), then 4 P for each further slab
+ *             32 SHA-256 of all before
+ *
+ * Format of `finished`: magic "DDDONE\r\n", version 1 (u32), zero (u32), the first three hashes above (96 bytes),
+ * epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144 each), SHA-256 of the weights
+ * of best and last (32 each), SHA-256 of all before: 528 bytes.
+ *
+ * A reader checks the length against the counts, then the checksum over the whole, and only then believes anything.
+ */
+#include "engine/train.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "slabs are written as they lie in memory");
+_Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "IEEE 754");
+
+#define VERSION 1u
+#define METRICS_BYTES 144u
+#define STEP_BYTES 96u
+#define HEAD_BYTES 616u
+#define FINISHED_BYTES 528u
+#define WRITE_BYTES ((size_t)4 << 20) /* between two looks at the deadline */
+
+static const char checkpoint_magic[8] = {'D', 'D', 'C', 'K', 'P', 'T', '\r', '\n'};
+static const char finished_magic[8] = {'D', 'D', 'D', 'O', 'N', 'E', '\r', '\n'};
+
+/* --- the state in memory ---------------------------------------------------------------------------------------- */
+
+void dd_run_state_init(struct dd_run_state *state) {
+    *state = (struct dd_run_state){.epoch = 1, .delivered = true};
+}
+
+void dd_run_state_release(struct dd_run_state *state) {
+    free(state->steps);
+    free(state->dev_label);
+    free(state->dev_score);
+    *state = (struct dd_run_state){0};
+}
+
+enum dd_status dd_run_state_add_step(struct dd_run_state *state, const struct dd_step_metrics *step,
+                                     struct dd_error *err) {
+    if (state->n_steps == DD_STEPS_KEPT) {
+        size_t half = DD_STEPS_KEPT / 2;
+        memmove(state->steps, state->steps + half, (state->n_steps - half) * sizeof *state->steps);
+        state->n_steps -= half;
+    }
+    if (state->n_steps == state->steps_cap) {
+        size_t cap = DD_MAX(state->steps_cap * 2, (size_t)256);
+        struct dd_step_metrics *grown = dd_realloc_array(state->steps, cap, sizeof *grown);
+        if (!grown) {
+            return dd_fail_memory(err, cap * sizeof *grown);
+        }
+        state->steps = grown;
+        state->steps_cap = cap;
+    }
+    state->steps[state->n_steps++] = *step;
+    return DD_OK;
+}
+
+/* --- numbers to bytes and back ---------------------------------------------------------------------------------- */
+
+static void put_u64(struct dd_buffer *out, uint64_t value) {
+    dd_buffer_append(out, &value, sizeof value);
+}
+
+static void put_f64(struct dd_buffer *out, double value) {
+    dd_buffer_append(out, &value, sizeof value);
+}
+
+static void put_u32(struct dd_buffer *out, uint32_t value) {
+    dd_buffer_append(out, &value, sizeof value);
+}
+
+/* The length has been checked before: reading never passes the end. */
+struct cursor {
+    const uint8_t *at;
+};
+
+static uint64_t get_u64(struct cursor *in) {
+    uint64_t value;
+    memcpy(&value, in->at, sizeof value);
+    in->at += sizeof value;
+    return value;
+}
+
+static double get_f64(struct cursor *in) {
+    double value;
+    memcpy(&value, in->at, sizeof value);
+    in->at += sizeof value;
+    return value;
+}
+
+static void get_bytes(struct cursor *in, void *out, size_t count) {
+    memcpy(out, in->at, count);
+    in->at += count;
+}
+
+static void put_metrics(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
+    const double values[16] = {
+        m->train_loss,   m->train_kl, m->train_ce,           m->dev_loss,         m->accuracy,    m->macro_precision,
+        m->macro_recall, m->macro_f1, m->weighted_precision, m->weighted_recall,  m->weighted_f1, m->teacher_agreement,
+        m->lr,           m->seconds,  m->elapsed_seconds,    m->tokens_per_second};
+    put_u64(out, (uint64_t)m->epoch);
+    dd_buffer_append(out, values, sizeof values);
+    put_u64(out, m->is_best);
+}
+
+static void get_metrics(struct cursor *in, struct dd_epoch_metrics *ret) {
+    int epoch = (int)get_u64(in);
+    double v[16];
+    get_bytes(in, v, sizeof v);
+    *ret = (struct dd_epoch_metrics){.epoch = epoch,
+                                     .train_loss = v[0],
+                                     .train_kl = v[1],
+                                     .train_ce = v[2],
+                                     .dev_loss = v[3],
+                                     .accuracy = v[4],
+                                     .macro_precision = v[5],
+                                     .macro_recall = v[6],
+                                     .macro_f1 = v[7],
+                                     .weighted_precision = v[8],
+                                     .weighted_recall = v[9],
+                                     .weighted_f1 = v[10],
+                                     .teacher_agreement = v[11],
+                                     .lr = v[12],
+                                     .seconds = v[13],
+                                     .elapsed_seconds = v[14],
+                                     .tokens_per_second = v[15]};
+    ret->is_best = get_u64(in) != 0;
+}
+
+static void put_step(struct dd_buffer *out, const struct dd_step_metrics *s) {
+    put_u64(out, (uint64_t)s->step);
+    put_u64(out, (uint64_t)s->steps);
+    put_u64(out, (uint64_t)s->epoch);
+    put_u64(out, (uint64_t)s->epochs);
+    const double values[8] = {
+        s->loss, s->kl, s->ce, s->lr, s->grad_norm, s->elapsed_seconds, s->tokens_per_second, s->eta_seconds};
+    dd_buffer_append(out, values, sizeof values);
+}
+
+static void get_step(struct cursor *in, struct dd_step_metrics *ret) {
+    ret->step = (int64_t)get_u64(in);
+    ret->steps = (int64_t)get_u64(in);
+    ret->epoch = (int)get_u64(in);
+    ret->epochs = (int)get_u64(in);
+    double v[8];
+    get_bytes(in, v, sizeof v);
+    ret->loss = v[0];
+    ret->kl = v[1];
+    ret->ce = v[2];
+    ret->lr = v[3];
+    ret->grad_norm = v[4];
+    ret->elapsed_seconds = v[5];
+    ret->tokens_per_second = v[6];
+    ret->eta_seconds = v[7];
+}
+
+/* --- hashes of parameters --------------------------------------------------------------------------------------- */
+
+static void hash_layout(struct dd_sha256 *hash, const struct dd_params *params, int t) {
+    const struct dd_tensor *tensor = &params->tensors[t];
+    uint64_t shape[3] = {(uint64_t)tensor->rank, tensor->shape[0], tensor->rank > 1 ? tensor->shape[1] : 0};
+    dd_sha256_update(hash, tensor->name, strlen(tensor->name) + 1);
+    dd_sha256_update(hash, shape, sizeof shape);
+}
+
+enum dd_status dd_params_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES], struct dd_error *err) {
+    struct dd_sha256 *hash = dd_sha256_new();
+    if (!hash) {
+        return dd_fail_memory(err, 0);
+    }
+    for (int t = 0; t < params->n_tensors; t++) {
+        hash_layout(hash, params, t);
+        dd_sha256_update(hash, params->slab + params->tensors[t].offset, params->tensors[t].count * sizeof(float));
+    }
+    dd_sha256_digest(hash, out);
+    dd_sha256_free(hash);
+    return DD_OK;
+}
+
+static enum dd_status layout_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES],
+                                    struct dd_error *err) {
+    struct dd_sha256 *hash = dd_sha256_new();
+    if (!hash) {
+        return dd_fail_memory(err, 0);
+    }
+    for (int t = 0; t < params->n_tensors; t++) {
+        uint64_t offset = params->tensors[t].offset;
+        hash_layout(hash, params, t);
+        dd_sha256_update(hash, &offset, sizeof offset);
+    }
+    dd_sha256_digest(hash, out);
+    dd_sha256_free(hash);
+    return DD_OK;
+}
+
+/* --- writing a checkpoint --------------------------------------------------------------------------------------- */
+
+static void put_head(struct dd_buffer *out, const struct dd_run_identity *identity, const uint8_t *layout,
+                     const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {
+    dd_buffer_append(out, checkpoint_magic, sizeof checkpoint_magic);
+    put_u32(out, VERSION);
+    put_u32(out, 0);
+    dd_buffer_append(out, identity->spec, DD_SHA256_BYTES);
+    dd_buffer_append(out, identity->data, DD_SHA256_BYTES);
+    dd_buffer_append(out, identity->base, DD_SHA256_BYTES);
+    dd_buffer_append(out, layout, DD_SHA256_BYTES);
+    put_u64(out, n_params);
+    put_u64(out, slabs);
+    put_u64(out, state->n_steps);
+    put_u64(out, state->n_dev);
+    put_u64(out, (uint64_t)state->step);
+    put_u64(out, (uint64_t)state->epoch);
+    put_u64(out, (uint64_t)state->epoch_step);
+    put_u64(out, state->sum_rows);
+    put_u64(out, state->sum_tokens);
+    put_u64(out, (uint64_t)state->epochs_done);
+    put_u64(out, state->delivered);
+    put_u64(out, (uint64_t)optimizer_step);
+    put_f64(out, state->sum_loss);
+    put_f64(out, state->sum_kl);
+    put_f64(out, state->sum_ce);
+    put_f64(out, state->elapsed_seconds);
+    put_f64(out, state->epoch_seconds);
+    put_f64(out, state->evaluation_seconds);
+    put_f64(out, 0.0);
+    put_metrics(out, &state->last);
+    put_metrics(out, &state->best);
+    dd_buffer_append(out, state->best_sha256, DD_SHA256_BYTES);
+}
+
+static enum dd_status write_until(struct dd_writer *writer, const void *bytes, size_t count, int64_t deadline_us,
+                                  struct dd_error *err) {
+    const uint8_t *at = bytes;
+    while (count > 0) {
+        if (deadline_us != 0 && dd_clock_mono_us() > deadline_us) {
+            return dd_fail(err, DD_BUSY, "checkpoint_deadline", "the checkpoint was not on disk in time");
+        }
+        size_t now = DD_MIN(count, WRITE_BYTES);
+        enum dd_status status = dd_writer_write(writer, at, now, err);
+        if (status != DD_OK) {
+            return status;
+        }
+        at += now;
+        count -= now;
+    }
+    return DD_OK;
+}
+
+/* The old checkpoint's second name. Without one (a file system without links) only the newest is kept. */
+static void keep_previous(const char *path, const char *previous) {
+    if (access(path, F_OK) == 0) {
+        (void)unlink(previous);
+        int linked = link(path, previous);
+        (void)linked;
+    }
+}
+
+static enum dd_status write_body(struct dd_writer *writer, const struct dd_buffer *head,
+                                 const struct dd_run_state *state, const struct dd_params *params, const float *first,
+                                 const float *second, int64_t deadline_us, struct dd_error *err) {
+    const struct {
+        const void *bytes;
+        size_t count;
+    } parts[] = {
+        {head->data, head->len},
+        {state->dev_label, state->n_dev * sizeof *state->dev_label},
+        {state->dev_score, state->n_dev * sizeof *state->dev_score},
+        {params->slab, params->count * sizeof(float)},
+        {first, first ? params->count * sizeof(float) : 0},
+        {second, second ? params->count * sizeof(float) : 0},
+    };
+    for (size_t i = 0; i < DD_ARRAY_LEN(parts); i++) {
+        enum dd_status status = write_until(writer, parts[i].bytes, parts[i].count, deadline_us, err);
+        if (status != DD_OK) {
+            return status;
+        }
+    }
+    uint8_t digest[DD_SHA256_BYTES];
+    dd_writer_digest(writer, digest);
+    return write_until(writer, digest, sizeof digest, deadline_us, err);
+}
+
+enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_identity *identity,
+                                   const struct dd_run_state *state, const struct dd_params *params,
+                                   struct dd_optimizer *optimizer, int64_t deadline_us, struct dd_error *err) {
+    char path[4096], previous[4096];
+    uint8_t layout[DD_SHA256_BYTES];
+    enum dd_status status = dd_path_join(path, sizeof path, err, run_dir, "checkpoint", NULL);
+    if (status == DD_OK) {
+        status = dd_path_join(previous, sizeof previous, err, run_dir, "checkpoint.previous", NULL);
+    }
+    if (status == DD_OK) {
+        status = layout_sha256(params, layout, err);
+    }
+    if (status != DD_OK) {
+        return status;
+    }
+    float *first = NULL, *second = NULL;
+    int64_t optimizer_step = dd_optimizer_state(optimizer, &first, &second);
+    struct dd_buffer head;
+    dd_buffer_init(&head, HEAD_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
+    put_head(&head, identity, layout, state, params->count, (first ? 1u : 0u) | (second ? 2u : 0u), optimizer_step);
+    for (size_t i = 0; i < state->n_steps; i++) {
+        put_step(&head, &state->steps[i]);
+    }
+    status = dd_buffer_check(&head, err);
+    struct dd_writer *writer = NULL;
+    if (status == DD_OK) {
+        status = dd_writer_open(path, true, &writer, err);
+    }
+    if (status == DD_OK) {
+        status = write_body(writer, &head, state, params, first, second, deadline_us, err);
+    }
+    if (status == DD_OK) {
+        keep_previous(path, previous);
+        status = dd_writer_commit(writer, err);
+    }
+    dd_writer_free(writer);
+    dd_buffer_release(&head);
+    return status == DD_OK ? status : dd_error_prefix(err, "writing the checkpoint");
+}
+
+uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_params, uint64_t dev_rows) {
+    uint64_t slabs = spec->type == DD_OPTIMIZER_ADAMW ? 3 : spec->momentum > 0.0 ? 2 : 1;
+    return HEAD_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params;
+}
+
+/* --- reading one ------------------------------------------------------------------------------------------------ */
+
+static enum dd_status damaged(struct dd_error *err, const char *path, const char *what) {
+    return dd_fail(err, DD_CORRUPT, "checkpoint_damaged", "%s: %s", path, what);
+}
+
+/* Checks magic and checksum; after this the bytes are what was written. */
+static enum dd_status check_whole(const char *path, const struct dd_mapping *map, const char magic[8], size_t least,
+                                  struct dd_error *err) {
+    if (map->len < least + DD_SHA256_BYTES || memcmp(map->bytes, magic, 8) != 0) {
+        return damaged(err, path, "too short or of another kind");
+    }
+    uint32_t version;
+    memcpy(&version, map->bytes + 8, sizeof version);
+    uint8_t digest[DD_SHA256_BYTES];
+    size_t body = map->len - DD_SHA256_BYTES;
+    dd_sha256_bytes(map->bytes, body, digest);
+    if (memcmp(digest, map->bytes + body, sizeof digest) != 0) {
+        return damaged(err, path, "its checksum does not match its content");
+    }
+    if (version != VERSION) {
+        return dd_fail(err, DD_UNSUPPORTED, "checkpoint_version", "%s: version %u, this program reads version %u", path,
+                       version, VERSION);
+    }
+    return DD_OK;
+}
+
+static enum dd_status check_identity(const char *path, const uint8_t *stored, const struct dd_run_identity *identity,
+                                     struct dd_error *err) {
+    const char *other = NULL;
+    if (memcmp(stored, identity->spec, DD_SHA256_BYTES) != 0) {
+        other = "another spec";
+    } else if (memcmp(stored + DD_SHA256_BYTES, identity->data, DD_SHA256_BYTES) != 0) {
+        other = "another data set";
+    } else if (memcmp(stored + 2 * DD_SHA256_BYTES, identity->base, DD_SHA256_BYTES) != 0) {
+        other = "another teacher or starting model";
+    }
+    if (other) {
+        return dd_fail(err, DD_CONFLICT, "checkpoint_foreign", "%s belongs to a run of %s", path, other);
+    }
+    return DD_OK;
+}
+
+struct head { /* the numbers that decide the length */
+    uint64_t n_params, slabs, n_steps, n_dev;
+};
+
+static enum dd_status check_length(const char *path, const struct dd_mapping *map, const struct dd_params *params,
+                                   bool has_first, bool has_second, struct head *ret_head, struct dd_error *err) {
+    struct cursor in = {map->bytes + 144};
+    struct head head;
+    head.n_params = get_u64(&in);
+    head.slabs = get_u64(&in);
+    head.n_steps = get_u64(&in);
+    head.n_dev = get_u64(&in);
+    uint64_t slabs = (has_first ? 1u : 0u) | (has_second ? 2u : 0u);
+    if (head.n_params != params->count || head.slabs != slabs || head.n_steps > DD_STEPS_KEPT ||
+        head.n_dev > UINT32_MAX) {
+        return damaged(err, path, "its sizes are not those of this run");
+    }
+    uint64_t n_slabs = 1 + (uint64_t)has_first + (uint64_t)has_second;
+    uint64_t wanted = HEAD_BYTES + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * n_slabs * head.n_params;
+    if (wanted != map->len - DD_SHA256_BYTES) {
+        return damaged(err, path, "its length does not fit its header");
+    }
+    *ret_head = head;
+    return DD_OK;
+}
+
+/* The arrays behind the head. */
+static enum dd_status read_arrays(struct cursor *in, const struct head *head, struct dd_run_state *state,
+                                  struct dd_error *err) {
+    state->steps = dd_calloc((size_t)head->n_steps, sizeof *state->steps);
+    state->dev_label = dd_calloc((size_t)head->n_dev, sizeof *state->dev_label);
+    state->dev_score = dd_calloc((size_t)head->n_dev, sizeof *state->dev_score);
+    if (!state->steps || !state->dev_label || !state->dev_score) {
+        return dd_fail_memory(err, (size_t)head->n_steps * sizeof *state->steps);
+    }
+    state->n_steps = state->steps_cap = (size_t)head->n_steps;
+    state->n_dev = (size_t)head->n_dev;
+    for (size_t i = 0; i < state->n_steps; i++) {
+        get_step(in, &state->steps[i]);
+    }
+    get_bytes(in, state->dev_label, state->n_dev * sizeof *state->dev_label);
+    get_bytes(in, state->dev_score, state->n_dev * sizeof *state->dev_score);
+    return DD_OK;
+}
+
+/* A file with a right checksum may still have been made by somebody else: nothing in it may lead out of an array. */
+static bool possible(const struct dd_checkpoint *cp, const struct dd_run_shape *shape) {
+    const struct dd_run_state *s = &cp->state;
+    if (s->epochs_done < 0 || s->epochs_done > shape->epochs || s->epoch != s->epochs_done + 1 || s->epoch_step < 0 ||
+        s->epoch_step > shape->steps_per_epoch ||
+        s->step != (int64_t)s->epochs_done * shape->steps_per_epoch + s->epoch_step || cp->optimizer_step != s->step) {
+        return false;
+    }
+    if (s->epochs_done > 0 && (s->n_dev != shape->dev_rows || s->last.epoch != s->epochs_done || s->best.epoch < 1 ||
+                               s->best.epoch > s->epochs_done)) {
+        return false;
+    }
+    if (s->epochs_done == 0 && s->n_dev != 0) {
+        return false;
+    }
+    for (size_t i = 0; i < s->n_dev; i++) {
+        if (s->dev_label[i] < 0 || s->dev_label[i] >= shape->n_classes) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum dd_status read_state(const char *path, const struct head *head, const struct dd_run_shape *shape,
+                                 struct dd_checkpoint *cp, struct dd_error *err) {
+    struct cursor in = {cp->map.bytes + 176};
+    struct dd_run_state *state = &cp->state;
+    state->step = (int64_t)get_u64(&in);
+    state->epoch = (int)get_u64(&in);
+    state->epoch_step = (int64_t)get_u64(&in);
+    state->sum_rows = get_u64(&in);
+    state->sum_tokens = get_u64(&in);
+    state->epochs_done = (int)get_u64(&in);
+    state->delivered = get_u64(&in) != 0;
+    cp->optimizer_step = (int64_t)get_u64(&in);
+    state->sum_loss = get_f64(&in);
+    state->sum_kl = get_f64(&in);
+    state->sum_ce = get_f64(&in);
+    state->elapsed_seconds = get_f64(&in);
+    state->epoch_seconds = get_f64(&in);
+    state->evaluation_seconds = get_f64(&in);
+    (void)get_f64(&in);
+    get_metrics(&in, &state->last);
+    get_metrics(&in, &state->best);
+    get_bytes(&in, state->best_sha256, DD_SHA256_BYTES);
+    enum dd_status status = read_arrays(&in, head, state, err);
+    if (status == DD_OK && !possible(cp, shape)) {
+        status = damaged(err, path, "its position is not one of this run");
+    }
+    cp->slabs = in.at;
+    return status;
+}
+
+static enum dd_status open_checked(const char *path, const struct dd_run_identity *identity,
+                                   const struct dd_run_shape *shape, const struct dd_params *params,
+                                   struct dd_optimizer *optimizer, struct dd_checkpoint *cp, struct dd_error *err) {
+    float *first = NULL, *second = NULL;
+    uint8_t layout[DD_SHA256_BYTES];
+    struct head head = {0};
+    dd_optimizer_state(optimizer, &first, &second);
+    enum dd_status status = check_whole(path, &cp->map, checkpoint_magic, HEAD_BYTES, err);
+    if (status == DD_OK) {
+        status = check_identity(path, cp->map.bytes + 16, identity, err);
+    }
+    if (status == DD_OK) {
+        status = layout_sha256(params, layout, err);
+    }
+    if (status == DD_OK && memcmp(cp->map.bytes + 112, layout, sizeof layout) != 0) {
+        status = damaged(err, path, "its parameters have other names or shapes");
+    }
+    if (status == DD_OK) {
+        status = check_length(path, &cp->map, params, first != NULL, second != NULL, &head, err);
+    }
+    return status == DD_OK ? read_state(path, &head, shape, cp, err) : status;
+}
+
+enum dd_status dd_checkpoint_open(const char *path, const struct dd_run_identity *identity,
+                                  const struct dd_run_shape *shape, const struct dd_params *params,
+                                  struct dd_optimizer *optimizer, struct dd_checkpoint *ret_checkpoint,
+                                  struct dd_error *err) {
+    struct dd_checkpoint cp = {0};
+    enum dd_status status = dd_mapping_open(path, &cp.map, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    status = open_checked(path, identity, shape, params, optimizer, &cp, err);
+    if (status != DD_OK) {
+        dd_checkpoint_close(&cp);
+        return status;
+    }
+    *ret_checkpoint = cp;
+    return DD_OK;
+}
+
+void dd_checkpoint_apply(struct dd_checkpoint *checkpoint, struct dd_run_state *state, struct dd_params *params,
+                         struct dd_optimizer *optimizer) {
+    float *first = NULL, *second = NULL;
+    dd_optimizer_state(optimizer, &first, &second);
+    struct cursor in = {checkpoint->slabs};
+    get_bytes(&in, params->slab, params->count * sizeof(float));
+    if (first) {
+        get_bytes(&in, first, params->count * sizeof(float));
+    }
+    if (second) {
+        get_bytes(&in, second, params->count * sizeof(float));
+    }
+    dd_optimizer_set_step(optimizer, checkpoint->optimizer_step);
+    dd_run_state_release(state);
+    *state = checkpoint->state;
+    checkpoint->state = (struct dd_run_state){0};
+}
+
+void dd_checkpoint_close(struct dd_checkpoint *checkpoint) {
+    dd_run_state_release(&checkpoint->state);
+    dd_mapping_release(&checkpoint->map);
+}
+
+/* --- the record of a finished run ------------------------------------------------------------------------------- */
+
+enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identity *identity,
+                                 const struct dd_finished *finished, struct dd_error *err) {
+    char path[4096];
+    enum dd_status status = dd_path_join(path, sizeof path, err, run_dir, "finished", NULL);
+    if (status != DD_OK) {
+        return status;
+    }
+    struct dd_buffer out;
+    dd_buffer_init(&out, FINISHED_BYTES);
+    dd_buffer_append(&out, finished_magic, sizeof finished_magic);
+    put_u32(&out, VERSION);
+    put_u32(&out, 0);
+    dd_buffer_append(&out, identity->spec, DD_SHA256_BYTES);
+    dd_buffer_append(&out, identity->data, DD_SHA256_BYTES);
+    dd_buffer_append(&out, identity->base, DD_SHA256_BYTES);
+    put_u64(&out, (uint64_t)finished->epochs_done);
+    put_u64(&out, (uint64_t)finished->steps_done);
+    put_u64(&out, finished->parameters);
+    put_u64(&out, finished->model_bytes);
+    put_metrics(&out, &finished->best);
+    put_metrics(&out, &finished->last);
+    dd_buffer_append(&out, finished->best_sha256, DD_SHA256_BYTES);
+    dd_buffer_append(&out, finished->last_sha256, DD_SHA256_BYTES);
+    uint8_t digest[DD_SHA256_BYTES];
+    dd_sha256_bytes(out.data, out.len, digest);
+    dd_buffer_append(&out, digest, sizeof digest);
+    status = dd_buffer_check(&out, err);
+    if (status == DD_OK) {
+        status = dd_file_write_durable(path, out.data, out.len, err);
+    }
+    dd_buffer_release(&out);
+    return status;
+}
+
+enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identity *identity,
+                                struct dd_finished *ret_finished, struct dd_error *err) {
+    char path[4096];
+    struct dd_mapping map;
+    enum dd_status status = dd_path_join(path, sizeof path, err, run_dir, "finished", NULL);
+    if (status == DD_OK) {
+        status = dd_mapping_open(path, &map, err);
+    }
+    if (status != DD_OK) {
+        return status;
+    }
+    status = check_whole(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, err);
+    if (status == DD_OK && map.len != FINISHED_BYTES) {
+        status = damaged(err, path, "of another length");
+    }
+    if (status == DD_OK) {
+        status = check_identity(path, map.bytes + 16, identity, err);
+    }
+    if (status == DD_OK) {
+        struct cursor in = {map.bytes + 112};
+        struct dd_finished read;
+        read.epochs_done = (int)get_u64(&in);
+        read.steps_done = (int64_t)get_u64(&in);
+        read.parameters = get_u64(&in);
+        read.model_bytes = get_u64(&in);
+        get_metrics(&in, &read.best);
+        get_metrics(&in, &read.last);
+        get_bytes(&in, read.best_sha256, DD_SHA256_BYTES);
+        get_bytes(&in, read.last_sha256, DD_SHA256_BYTES);
+        *ret_finished = read;
+    }
+    dd_mapping_release(&map);
+    return status;
+}

@@ -1,0 +1,248 @@
+/* estimate: what a run will need, before it is queued: memory, disk, matrix operations and time.
+ *
+ * Lengths in tokens are guessed from a sample of the rows (no tokenizer may exist yet): an ideograph or a punctuation
+ * mark is a token, other letters make one for every LETTERS_PER_TOKEN of a word.  Memory is what the _new functions
+ * will allocate, by their own word (dd_bert_bytes, dd_optimizer_bytes).  Time is operations over the measured rate of
+ * sgemm on this machine, which is probed once a process (under 20 ms).
+ */
+#include "engine/train.h"
+
+#include <cblas.h>
+#include <limits.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/model.h"
+
+#define SAMPLE_ROWS 2048
+#define LETTERS_PER_TOKEN 6
+#define PROBE_N 256
+#define PROBE_US 12000
+#define SHARE_OF_SGEMM 0.75             /* what a step reaches of the rate of large products */
+#define BLAS_BYTES ((uint64_t)32 << 20) /* OpenBLAS's own buffers, a thread */
+#define FIXED_BYTES ((uint64_t)8 << 20) /* files, hashes, logs */
+
+/* --- the machine ------------------------------------------------------------------------------------------------ */
+
+static pthread_once_t probe_once = PTHREAD_ONCE_INIT;
+static double probed_flops = 50e9; /* a thread; the value where the probe finds no memory */
+
+static void probe(void) {
+    size_t count = (size_t)PROBE_N * PROBE_N;
+    float *a = dd_calloc_aligned(count, sizeof *a), *b = dd_calloc_aligned(count, sizeof *b),
+          *c = dd_calloc_aligned(count, sizeof *c);
+    double best = 0.0;
+    if (a && b && c) {
+        for (size_t i = 0; i < count; i++) {
+            a[i] = b[i] = 0.5f;
+        }
+        int64_t begin = dd_clock_mono_us();
+        do {
+            int64_t start = dd_clock_mono_us();
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, PROBE_N, PROBE_N, PROBE_N, 1.0f, a, PROBE_N, b,
+                        PROBE_N, 0.0f, c, PROBE_N);
+            double seconds = (double)DD_MAX(dd_clock_mono_us() - start, (int64_t)1) / 1e6;
+            best = DD_MAX(best, 2.0 * PROBE_N * PROBE_N * PROBE_N / seconds);
+        } while (dd_clock_mono_us() - begin < PROBE_US);
+        probed_flops = best;
+    }
+    free(a);
+    free(b);
+    free(c);
+}
+
+/* --- lengths ---------------------------------------------------------------------------------------------------- */
+
+/* About as many tokens as WordPiece makes of it. */
+static int guess_tokens(const char *text, size_t bytes) {
+    int tokens = 0, letters = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool letter = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                      (c >= 0xc0 && c < 0xe3); /* two-byte scripts and the lower three-byte ones: words of letters */
+        if (letter) {
+            if (letters++ % LETTERS_PER_TOKEN == 0) {
+                tokens++;
+            }
+        } else if (c >= 0x80 && c < 0xc0) {
+            continue; /* inside a character */
+        } else {
+            letters = 0;
+            tokens += c > ' ';
+        }
+        if (tokens >= INT_MAX / 2) {
+            break;
+        }
+    }
+    return tokens;
+}
+
+struct lengths {
+    int n; /* sampled rows */
+    int32_t offsets[SAMPLE_ROWS + 1];
+    double mean;
+    int longest;
+    double total; /* of the split */
+    double largest_batch;
+};
+
+static int descending(const void *a, const void *b) {
+    int x = *(const int *)a, y = *(const int *)b;
+    return (x < y) - (x > y);
+}
+
+static void sample_lengths(const struct dd_dataset *dataset, enum dd_split split, int max_length, int batch_size,
+                           struct lengths *ret) {
+    uint64_t rows = dd_dataset_rows(dataset, split);
+    uint64_t step = DD_MAX(rows / SAMPLE_ROWS, (uint64_t)1);
+    int sorted[SAMPLE_ROWS];
+    *ret = (struct lengths){0};
+    for (uint64_t r = 0; r < rows && ret->n < SAMPLE_ROWS; r += step) {
+        struct dd_row row;
+        dd_dataset_row(dataset, split, r, &row);
+        size_t cap = (size_t)max_length * 16; /* enough bytes to fill max_length with any script */
+        int tokens = 2 + guess_tokens(row.text, DD_MIN(row.text_bytes, cap));
+        if (row.pair) {
+            tokens += 1 + guess_tokens(row.pair, DD_MIN(row.pair_bytes, cap));
+        }
+        tokens = DD_MIN(tokens, max_length);
+        sorted[ret->n] = tokens;
+        ret->offsets[ret->n + 1] = ret->offsets[ret->n] + tokens;
+        ret->longest = DD_MAX(ret->longest, tokens);
+        ret->n++;
+    }
+    if (ret->n == 0) {
+        return;
+    }
+    ret->mean = (double)ret->offsets[ret->n] / ret->n;
+    ret->total = ret->mean * (double)rows;
+    qsort(sorted, (size_t)ret->n, sizeof *sorted, descending);
+    /* The batch_size longest of all rows: in the sample, every step-th of them was seen. */
+    double left = (double)DD_MIN((uint64_t)batch_size, rows);
+    for (int i = 0; i < ret->n && left > 0.0; i++) {
+        double share = DD_MIN(left, (double)step);
+        ret->largest_batch += share * sorted[i];
+        left -= share;
+    }
+}
+
+/* Matrix operations of a pass over the split, per row sampled, scaled to all rows. */
+static double split_flops(const struct dd_bert_config *config, const struct lengths *lengths, uint64_t rows,
+                          bool training) {
+    if (lengths->n == 0) {
+        return 0.0;
+    }
+    const struct dd_batch batch = {
+        .n_sequences = lengths->n, .n_tokens = lengths->offsets[lengths->n], .offsets = lengths->offsets};
+    return dd_bert_flops(config, &batch, training) * (double)rows / lengths->n;
+}
+
+/* --- the sum ---------------------------------------------------------------------------------------------------- */
+
+struct plan {
+    const struct dd_spec *spec;
+    const struct dd_bert_config *base; /* NULL: none */
+    struct dd_bert_config student;
+    uint64_t train_rows, dev_rows;
+    struct lengths train, dev;
+    uint64_t slab_floats, parameters; /* of the student */
+    uint64_t base_floats;
+};
+
+static enum dd_status layout_floats(const struct dd_bert_config *config, uint64_t *ret_floats, uint64_t *ret_parameters,
+                                    struct dd_error *err) {
+    struct dd_params *layout = NULL;
+    enum dd_status status = dd_params_layout(config, &layout, err);
+    if (status == DD_OK) {
+        *ret_floats = layout->count;
+        *ret_parameters = dd_params_values(layout);
+        dd_params_free(layout);
+    }
+    return status;
+}
+
+static uint64_t bert_bytes(const struct dd_bert_config *config, double tokens, int sequences, int max_length,
+                           bool training, enum dd_precision precision) {
+    int count = tokens < 1.0 ? 1 : tokens > INT_MAX ? INT_MAX : (int)tokens;
+    size_t bytes = dd_bert_bytes(config, count, sequences, max_length, training, precision);
+    return bytes == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : bytes;
+}
+
+/* The sequences that dd_train gives its kernels room for, and what a batch costs outside them. */
+static uint64_t memory_bytes(const struct plan *plan, int threads) {
+    const struct dd_spec *spec = plan->spec;
+    uint64_t rows = plan->train_rows + plan->dev_rows, classes = (uint64_t)plan->student.n_labels;
+    uint64_t packed = (uint64_t)((plan->train.total + plan->dev.total) * 5.0) + rows * 16;
+    uint64_t model = plan->slab_floats * 4, given = plan->base_floats * 4;
+    double tokens = DD_MAX(plan->train.largest_batch, (double)plan->dev.longest);
+    uint64_t training =
+        2 * model + dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats) +
+        bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision);
+    uint64_t asking = 0, logits = plan->dev_rows * classes * 4;
+    if (spec->task == DD_TASK_DISTILL && plan->base) {
+        asking = model + bert_bytes(plan->base, DD_INFER_TOKENS, DD_INFER_SEQUENCES, spec->max_length, false,
+                                    DD_PRECISION_FP32);
+        logits += rows * classes * 4;
+    }
+    return DD_MAX(training, asking) + given + packed + logits + (uint64_t)DD_MAX(threads, 1) * BLAS_BYTES + FIXED_BYTES;
+}
+
+static double run_flops(const struct plan *plan) {
+    const struct dd_spec *spec = plan->spec;
+    double epoch = split_flops(&plan->student, &plan->train, plan->train_rows, true) +
+                   split_flops(&plan->student, &plan->dev, plan->dev_rows, false);
+    double teacher = 0.0;
+    if (spec->task == DD_TASK_DISTILL && plan->base) {
+        teacher = split_flops(plan->base, &plan->train, plan->train_rows, false) +
+                  split_flops(plan->base, &plan->dev, plan->dev_rows, false);
+    }
+    return epoch * spec->epochs + teacher;
+}
+
+static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_dataset *dataset,
+                                const struct dd_bert_config *base, struct plan *plan, struct dd_error *err) {
+    *plan = (struct plan){.spec = spec,
+                          .base = base,
+                          .train_rows = dd_dataset_rows(dataset, DD_SPLIT_TRAIN),
+                          .dev_rows = dd_dataset_rows(dataset, DD_SPLIT_DEV)};
+    dd_student_config(spec, dd_dataset_classes(dataset), base, DD_MAX(spec->vocab_size, 5), 0, &plan->student);
+    sample_lengths(dataset, DD_SPLIT_TRAIN, spec->max_length, spec->batch_size, &plan->train);
+    sample_lengths(dataset, DD_SPLIT_DEV, spec->max_length, spec->batch_size, &plan->dev);
+    enum dd_status status = layout_floats(&plan->student, &plan->slab_floats, &plan->parameters, err);
+    if (status == DD_OK && base) {
+        uint64_t ignored;
+        status = layout_floats(base, &plan->base_floats, &ignored, err);
+    }
+    return status;
+}
+
+enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dataset *dataset,
+                                 const struct dd_bert_config *base_config, int threads,
+                                 struct dd_train_estimate *ret_estimate, struct dd_error *err) {
+    struct plan *plan = dd_calloc(1, sizeof *plan);
+    if (!plan) {
+        return dd_fail_memory(err, sizeof *plan);
+    }
+    enum dd_status status = make_plan(spec, dataset, base_config, plan, err);
+    if (status == DD_OK) {
+        pthread_once(&probe_once, probe);
+        uint64_t checkpoint = dd_checkpoint_bytes(&spec->optimizer, plan->slab_floats, plan->dev_rows);
+        uint64_t model = plan->parameters * 4;
+        uint64_t cache = spec->task == DD_TASK_DISTILL
+                             ? (plan->train_rows + plan->dev_rows) * (uint64_t)plan->student.n_labels * 4
+                             : 0;
+        double flops = run_flops(plan);
+        *ret_estimate =
+            (struct dd_train_estimate){.memory_bytes = memory_bytes(plan, threads),
+                                       /* two checkpoints and one being written; two best, one being written, last */
+                                       .disk_bytes = 3 * checkpoint + 4 * model + cache,
+                                       .parameters = plan->parameters,
+                                       .model_bytes = model,
+                                       .matmul_flops = flops,
+                                       .seconds = flops / (probed_flops * DD_MAX(threads, 1) * SHARE_OF_SGEMM)};
+    }
+    free(plan);
+    return status;
+}

@@ -1,0 +1,247 @@
+/* train: what the files of the training loop share.  Private to batches, checkpoint, logits_cache, train*, predict and
+ * estimate.
+ * Threads: a run belongs to the thread that called dd_train; only packing and the kernels below use the team.
+ */
+#ifndef DD_ENGINE_TRAIN_H
+#define DD_ENGINE_TRAIN_H
+
+#include "engine/engine.h"
+#include "engine/nn.h"
+
+#define DD_INFER_TOKENS 2048 /* of a packed batch of inference: enough for the products to run at full rate */
+#define DD_INFER_SEQUENCES 256
+
+/* --- rows as token ids (batches.c) ------------------------------------------------------------------------------ */
+
+/* Rows behind one another as token ids, in file order.  Invariant: offsets[0] = 0, ascending, offsets[rows] = n_tokens;
+ * every row has 2 … max_length tokens, every id is below vocab_size. */
+struct dd_packed {
+    uint32_t rows;
+    uint64_t n_tokens;
+    int longest;       /* tokens of the longest row; 0 when there is none */
+    int32_t *ids;      /* [n_tokens] */
+    uint8_t *segments; /* [n_tokens] */
+    uint64_t *offsets; /* [rows + 1] */
+    int32_t *labels;   /* [rows] */
+};
+/* Where the rows to be packed come from; called from several threads at once. */
+struct dd_row_source {
+    const void *context;
+    void (*row)(const void *context, uint64_t index, struct dd_row *ret_row);
+    uint64_t rows;
+};
+struct dd_progress { /* of a phase, as in dd_train_events; all NULL where nobody asks */
+    const struct dd_train_events *events;
+    const char *phase;
+    double from, to; /* this piece of work's part of the phase */
+};
+void dd_progress_report(const struct dd_progress *progress, double done);
+
+void dd_packed_release(struct dd_packed *packed);
+/* config gives vocab_size, type_vocab_size and max_positions to check against.  Errors: DD_INVALID (the vocabulary is
+ * larger than the model's embeddings, pairs for a model with one segment …), DD_TOO_LARGE (over 2^32 - 2 rows),
+ * DD_STOPPED. */
+enum dd_status dd_packed_build(const struct dd_row_source *source, const struct dd_tokenizer *tokenizer,
+                               const struct dd_bert_config *config, int max_length, struct dd_team *team,
+                               const struct dd_cancel *cancel, const struct dd_progress *progress,
+                               struct dd_packed *ret_packed, struct dd_error *err) DD_MUST_CHECK;
+struct dd_split_rows { /* context of the source below; lives as long as the packing */
+    const struct dd_dataset *dataset;
+    enum dd_split split;
+};
+struct dd_row_source dd_source_of_split(const struct dd_split_rows *rows);
+/* SHA-256 over rows, lengths, ids and segments: what a model sees of them. */
+enum dd_status dd_packed_digest(const struct dd_packed *packed, uint8_t out[DD_SHA256_BYTES],
+                                struct dd_error *err) DD_MUST_CHECK;
+/* Tokens of the batch_size longest rows: no batch of that many rows has more. */
+uint64_t dd_packed_largest_batch(const struct dd_packed *packed, int batch_size);
+
+/* The buffers of one batch. */
+struct dd_gather {
+    int max_tokens, max_sequences;
+    int32_t *ids, *offsets, *labels;
+    uint8_t *segments;
+    struct dd_batch batch; /* what the last dd_gather_rows put together; points into the buffers */
+};
+enum dd_status dd_gather_init(struct dd_gather *gather, int max_tokens, int max_sequences,
+                              struct dd_error *err) DD_MUST_CHECK;
+void dd_gather_release(struct dd_gather *gather);
+/* n ≤ max_sequences rows whose tokens sum to ≤ max_tokens (the caller's check). */
+void dd_gather_rows(struct dd_gather *gather, const struct dd_packed *packed, const uint32_t *rows, int n);
+
+/* logits [rows, n_labels] of every row in file order, dropout off.  Batches hold rows of like length, longest first;
+ * how they are cut depends on the rows and the gather's bounds alone. Errors: DD_STOPPED, DD_NO_MEMORY. */
+enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *params, const struct dd_packed *packed,
+                               struct dd_gather *gather, struct dd_team *team, int n_labels,
+                               const struct dd_cancel *cancel, const struct dd_progress *progress, float *logits,
+                               struct dd_error *err) DD_MUST_CHECK;
+/* Row by row: the label of the largest logit (the first on ties) and its softmax probability.  score may be NULL. */
+void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label, float *score);
+
+/* --- logits of the teacher (logits_cache.c) --------------------------------------------------------------------- */
+
+/* logits [rows, teacher's labels] in the teacher's own order: read from cache_dir, or computed and stored there.
+ * *ret_computed says which.  The caller frees *ret_logits. */
+enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_packed *packed, int max_length,
+                                const char *cache_dir, struct dd_team *team, const struct dd_train_events *events,
+                                const struct dd_progress *progress, const struct dd_cancel *cancel, float **ret_logits,
+                                bool *ret_computed, struct dd_error *err) DD_MUST_CHECK;
+
+/* --- what a run keeps (checkpoint.c) ---------------------------------------------------------------------------- */
+
+struct dd_run_identity {           /* a checkpoint belongs to exactly one of these */
+    uint8_t spec[DD_SHA256_BYTES]; /* dd_spec_hash */
+    uint8_t data[DD_SHA256_BYTES]; /* train and dev, class names */
+    uint8_t base[DD_SHA256_BYTES]; /* teacher or starting model, model of init, vocabulary */
+};
+/* Everything that changes while training, but for the weights and the optimizer's state. */
+struct dd_run_state {
+    int64_t step;                    /* done, over the whole run */
+    int epoch;                       /* 1-based: the one in progress */
+    int64_t epoch_step;              /* done in it; all of them: only its evaluation is missing */
+    double sum_loss, sum_kl, sum_ce; /* of its rows so far */
+    uint64_t sum_rows, sum_tokens;
+    double elapsed_seconds, epoch_seconds, evaluation_seconds;
+
+    int epochs_done;
+    struct dd_epoch_metrics last, best;   /* meaningless while epochs_done is 0 */
+    uint8_t best_sha256[DD_SHA256_BYTES]; /* weights in best-<epoch>/, dd_params_sha256 */
+    bool delivered;                       /* the epoch callback of `last` has returned DD_OK */
+    /* Steps whose epoch callback has not returned: of `last` until delivered, else of the epoch in progress. */
+    struct dd_step_metrics *steps; /* owned */
+    size_t n_steps, steps_cap;
+    size_t n_dev; /* dev predictions of `last` */
+    int32_t *dev_label;
+    float *dev_score; /* owned, [n_dev] */
+};
+#define DD_STEPS_KEPT 262144 /* steps remembered for repetition; of longer epochs the newest */
+void dd_run_state_init(struct dd_run_state *state);
+void dd_run_state_release(struct dd_run_state *state);
+enum dd_status dd_run_state_add_step(struct dd_run_state *state, const struct dd_step_metrics *step,
+                                     struct dd_error *err) DD_MUST_CHECK;
+
+/* Over names, shapes and values, in slab order. */
+enum dd_status dd_params_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES],
+                                struct dd_error *err) DD_MUST_CHECK;
+/* Replaces run_dir/checkpoint durably; the one before stays as checkpoint.previous.  The optimizer must be flushed.
+ * deadline_us (dd_clock_mono_us; 0 = none): gives up with DD_BUSY when it has passed before the file is in place. */
+enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_identity *identity,
+                                   const struct dd_run_state *state, const struct dd_params *params,
+                                   struct dd_optimizer *optimizer, int64_t deadline_us,
+                                   struct dd_error *err) DD_MUST_CHECK;
+uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_params, uint64_t dev_rows);
+struct dd_run_shape { /* bounds of a position */
+    int epochs;
+    int64_t steps_per_epoch;
+    uint64_t dev_rows;
+    int n_classes;
+};
+struct dd_checkpoint { /* a file that is whole, of this run, and possible */
+    struct dd_mapping map;
+    struct dd_run_state state;
+    int64_t optimizer_step;
+    const uint8_t *slabs; /* into map: weights, then the optimizer's */
+};
+/* Errors: DD_NOT_FOUND, DD_CORRUPT, DD_UNSUPPORTED (a newer version), DD_CONFLICT "checkpoint_foreign" (of another
+ * spec, data set, base model). */
+enum dd_status dd_checkpoint_open(const char *path, const struct dd_run_identity *identity,
+                                  const struct dd_run_shape *shape, const struct dd_params *params,
+                                  struct dd_optimizer *optimizer, struct dd_checkpoint *ret_checkpoint,
+                                  struct dd_error *err) DD_MUST_CHECK;
+/* Copies it into the arguments given to open; *state is replaced and takes over the checkpoint's arrays. */
+void dd_checkpoint_apply(struct dd_checkpoint *checkpoint, struct dd_run_state *state, struct dd_params *params,
+                         struct dd_optimizer *optimizer);
+void dd_checkpoint_close(struct dd_checkpoint *checkpoint);
+
+struct dd_finished {
+    int epochs_done;
+    int64_t steps_done;
+    uint64_t parameters, model_bytes;
+    struct dd_epoch_metrics best, last;
+    uint8_t best_sha256[DD_SHA256_BYTES], last_sha256[DD_SHA256_BYTES];
+};
+enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identity *identity,
+                                 const struct dd_finished *finished, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identity *identity,
+                                struct dd_finished *ret_finished, struct dd_error *err) DD_MUST_CHECK;
+
+/* --- one run (train.c, train_*.c) ------------------------------------------------------------------------------- */
+
+struct dd_pace {                    /* smoothed speed, for people only: nothing of it decides a result */
+    double tokens, seconds;         /* decaying over about 1 s */
+    double eta_tokens, eta_seconds; /* over about 20 s */
+};
+struct dd_run {
+    const struct dd_train_input *input;
+    const struct dd_spec *spec;
+    int run_fd; /* the directory, locked */
+    struct dd_run_identity identity;
+    struct dd_team *team;
+    struct dd_model *student; /* owned */
+    struct dd_params *grads;
+    struct dd_bert *bert;
+    struct dd_optimizer *optimizer;
+    struct dd_packed train, dev;
+    int n_classes;
+    float *teacher_train, *teacher_dev; /* [rows, n_classes], data set's class order; NULL for finetune */
+    int32_t *teacher_dev_label;         /* [dev rows] */
+    float *teacher_dev_score;
+    uint32_t *order; /* [train rows], of epoch order_epoch */
+    int order_epoch;
+    struct dd_gather gather;
+    float *logits, *dlogits, *teacher_batch; /* [batch_size, n_classes] */
+    float *dev_logits;                       /* [dev rows, n_classes] */
+    int32_t *dev_label;
+    float *dev_score;
+    int64_t steps_per_epoch, steps;
+    struct dd_run_state state;
+    struct dd_pace pace;
+    int kept_best;            /* best epoch that checkpoint.previous refers to; 0: none */
+    int64_t checkpoint_at_us; /* when the last one was written, or the run was taken up */
+    int64_t saved_step;       /* what the newest checkpoint holds; -1: there is none */
+    int saved_epochs;
+    double checkpoint_cost_s; /* how long the last one took; 0: unknown */
+};
+void dd_run_log(const struct dd_run *run, enum dd_log_level level, const char *fmt, ...) DD_PRINTF(3, 4);
+void dd_run_phase(const struct dd_run *run, const char *phase, double done);
+
+/* The student (or the model to finetune) with its first weights.  Source of the weights per task and spec->init. */
+enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_student,
+                              struct dd_error *err) DD_MUST_CHECK;
+/* Its configuration alone; vocab_size of a vocabulary still to be built is the spec's bound. */
+void dd_student_config(const struct dd_spec *spec, int n_classes, const struct dd_bert_config *base, int vocab_size,
+                       int pad_token_id, struct dd_bert_config *ret_config);
+/* Which label of `labels` each class of the data set is.  By name, or by index where all are LABEL_<i>.  DD_INVALID
+ * when one is missing; `who` names the model in the message. */
+enum dd_status dd_match_labels(const struct dd_dataset *dataset, const struct dd_model_info *labels, const char *who,
+                               int *ret_label_of_class, struct dd_error *err) DD_MUST_CHECK;
+/* Fills teacher_train, teacher_dev and the teacher's predictions. */
+enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+
+/* One optimizer step; fills *ret_step but for nothing.  DD_INVALID "training_diverged" on a loss or gradient that is
+ * not finite: the state is then the one before the step. */
+enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step, struct dd_error *err) DD_MUST_CHECK;
+/* The epoch's metrics on dev into *ret_metrics, predictions into dev_label and dev_score. */
+enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_metrics,
+                               struct dd_error *err) DD_MUST_CHECK;
+
+/* Opens, makes and locks run_dir and removes the temporaries of a killed attempt.  DD_CONFLICT when another process or
+ * thread trains there. */
+enum dd_status dd_run_lock(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_run_identify(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+/* State of the newest checkpoint that is whole and whose best model is, or of a fresh run.  Logs what it found. */
+enum dd_status dd_run_resume(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_run_save(struct dd_run *run, int64_t deadline_us, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_run_save_best(struct dd_run *run, const struct dd_epoch_metrics *metrics,
+                                struct dd_error *err) DD_MUST_CHECK;
+/* last/, the finished record, then the checkpoints and other best directories go. */
+enum dd_status dd_run_finish(struct dd_run *run, struct dd_train_result *ret_result,
+                             struct dd_error *err) DD_MUST_CHECK;
+/* DD_OK and *ret_done when this very run finished before and its models are whole. */
+enum dd_status dd_run_was_finished(struct dd_run *run, bool *ret_done, struct dd_train_result *ret_result,
+                                   struct dd_error *err) DD_MUST_CHECK;
+/* README.md of an exported directory. */
+enum dd_status dd_run_card(const struct dd_run *run, const struct dd_epoch_metrics *metrics, char **ret_card,
+                           struct dd_error *err) DD_MUST_CHECK;
+
+#endif

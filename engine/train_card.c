@@ -1,0 +1,126 @@
+/* train_card: the model card, README.md of an exported directory: what it is, how it was made, how good it is, how to
+ * load it.  Only what the spec, the data set and the metrics say; no paths, hosts or users.
+ */
+#include "engine/train.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CARD_MAX_BYTES ((size_t)1 << 20)
+
+/* Text of a user inside one line of Markdown: control characters become spaces, what would be markup is escaped. */
+static void put_text(struct dd_buffer *out, const char *text) {
+    for (const char *at = text; *at; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c < 0x20 || c == 0x7f) {
+            dd_buffer_putc(out, ' ');
+        } else {
+            if (strchr("\\`*_[]<>|#", c)) {
+                dd_buffer_putc(out, '\\');
+            }
+            dd_buffer_putc(out, (char)c);
+        }
+    }
+}
+
+static void put_metric(struct dd_buffer *out, const char *name, double value) {
+    if (isfinite(value)) {
+        dd_buffer_printf(out, "| %s | %.4f |\n", name, value);
+    }
+}
+
+static void put_head(const struct dd_run *run, struct dd_buffer *out) {
+    const struct dd_bert_config *config = &run->student->info.config;
+    const char *title = run->input->card_title && run->input->card_title[0] ? run->input->card_title : run->spec->name;
+    dd_buffer_printf(out,
+                     "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags:\n- bert\n- "
+                     "text-classification\n%s---\n\n# ",
+                     run->spec->task == DD_TASK_DISTILL ? "- distillation\n" : "");
+    put_text(out, title[0] ? title : "A text classifier");
+    dd_buffer_printf(out,
+                     "\n\nA BERT text classifier with %d %s, %d attention %s, hidden size %d and a vocabulary of %d "
+                     "(%llu parameters), ",
+                     config->layers, config->layers == 1 ? "layer" : "layers", config->heads,
+                     config->heads == 1 ? "head" : "heads", config->hidden_size, config->vocab_size,
+                     (unsigned long long)run->student->info.parameters);
+    if (run->spec->task == DD_TASK_DISTILL) {
+        dd_buffer_puts(out, "distilled from the teacher `");
+        dd_buffer_puts(out, run->spec->teacher);
+        dd_buffer_printf(out, "` (%d layers, hidden size %d) ", run->input->base->info.config.layers,
+                         run->input->base->info.config.hidden_size);
+    } else if (run->spec->model[0]) {
+        dd_buffer_printf(out, "fine-tuned from `%s` ", run->spec->model);
+    } else {
+        dd_buffer_puts(out, "trained from scratch ");
+    }
+    dd_buffer_printf(out, "on the data set `%s` by distilld %s.\n", run->spec->dataset, DD_VERSION);
+}
+
+static void put_labels(const struct dd_run *run, struct dd_buffer *out) {
+    dd_buffer_puts(out, "\n## Labels\n\n| id | label |\n|---|---|\n");
+    for (int c = 0; c < run->n_classes; c++) {
+        dd_buffer_printf(out, "| %d | ", c);
+        put_text(out, run->student->info.labels[c]);
+        dd_buffer_puts(out, " |\n");
+    }
+}
+
+static void put_metrics(const struct dd_run *run, const struct dd_epoch_metrics *m, struct dd_buffer *out) {
+    dd_buffer_printf(out, "\n## On the dev split\n\n%u rows, epoch %d of %d.\n\n| metric | value |\n|---|---|\n",
+                     run->dev.rows, m->epoch, run->spec->epochs);
+    put_metric(out, "accuracy", m->accuracy);
+    put_metric(out, "macro precision", m->macro_precision);
+    put_metric(out, "macro recall", m->macro_recall);
+    put_metric(out, "macro F1", m->macro_f1);
+    put_metric(out, "weighted precision", m->weighted_precision);
+    put_metric(out, "weighted recall", m->weighted_recall);
+    put_metric(out, "weighted F1", m->weighted_f1);
+    put_metric(out, "loss", m->dev_loss);
+    put_metric(out, "agreement with the teacher", m->teacher_agreement);
+}
+
+static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
+    const struct dd_spec *spec = run->spec;
+    const struct dd_optimizer_spec *o = &spec->optimizer;
+    static const char *const inits[] = {
+        [DD_INIT_RANDOM] = "random", [DD_INIT_TEACHER] = "teacher", [DD_INIT_MODEL] = "model"};
+    dd_buffer_puts(out, "\n## Training\n\n| setting | value |\n|---|---|\n");
+    dd_buffer_printf(out, "| rows | %u |\n", run->train.rows);
+    if (spec->task == DD_TASK_DISTILL) {
+        dd_buffer_printf(out, "| T | %g |\n| alpha | %g |\n| init | %s |\n", spec->temperature, spec->alpha,
+                         inits[spec->init]);
+    }
+    dd_buffer_printf(out, "| optimizer | %s |\n| lr | %g |\n| schedule | %s, warm-up %g |\n",
+                     dd_optimizer_name(o->type), o->lr, dd_schedule_name(o->schedule), o->warmup);
+    if (o->type == DD_OPTIMIZER_ADAMW) {
+        dd_buffer_printf(out, "| betas, eps | %g, %g, %g |\n", o->beta1, o->beta2, o->eps);
+    } else {
+        dd_buffer_printf(out, "| momentum | %g |\n", o->momentum);
+    }
+    dd_buffer_printf(out, "| weight decay | %g |\n| clipping by norm | %g |\n", o->weight_decay, o->max_grad_norm);
+    dd_buffer_printf(out,
+                     "| epochs | %d |\n| batch size | %d |\n| max length | %d |\n| seed | %llu |\n| precision | %s |\n",
+                     spec->epochs, spec->batch_size, spec->max_length, (unsigned long long)spec->seed,
+                     dd_precision_name(spec->precision));
+}
+
+enum dd_status dd_run_card(const struct dd_run *run, const struct dd_epoch_metrics *metrics, char **ret_card,
+                           struct dd_error *err) {
+    struct dd_buffer out;
+    dd_buffer_init(&out, CARD_MAX_BYTES);
+    put_head(run, &out);
+    put_metrics(run, metrics, &out);
+    put_labels(run, &out);
+    put_spec(run, &out);
+    dd_buffer_printf(&out,
+                     "\n## Use\n\n```python\nfrom transformers import pipeline\n\nclassify = "
+                     "pipeline(\"text-classification\", model=\"path/to/this/directory\", truncation=True, "
+                     "max_length=%d)\nprint(classify(\"…\"))\n```\n",
+                     run->spec->max_length);
+    enum dd_status status = dd_buffer_check(&out, err);
+    if (status == DD_OK) {
+        *ret_card = dd_buffer_take(&out, NULL);
+    }
+    dd_buffer_release(&out);
+    return status;
+}
