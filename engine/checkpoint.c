@@ -58,39 +58,6 @@ _Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "IEEE 754");
 static const char checkpoint_magic[8] = {'D', 'D', 'C', 'K', 'P', 'T', '\r', '\n'};
 static const char finished_magic[8] = {'D', 'D', 'D', 'O', 'N', 'E', '\r', '\n'};
 
-/* --- the state in memory ---------------------------------------------------------------------------------------- */
-
-void dd_run_state_init(struct dd_run_state *state) {
-    *state = (struct dd_run_state){.epoch = 1, .delivered = true};
-}
-
-void dd_run_state_release(struct dd_run_state *state) {
-    free(state->steps);
-    free(state->dev_label);
-    free(state->dev_score);
-    *state = (struct dd_run_state){0};
-}
-
-enum dd_status dd_run_state_add_step(struct dd_run_state *state, const struct dd_step_metrics *step,
-                                     struct dd_error *err) {
-    if (state->n_steps == DD_STEPS_KEPT) {
-        size_t half = DD_STEPS_KEPT / 2;
-        memmove(state->steps, state->steps + half, (state->n_steps - half) * sizeof *state->steps);
-        state->n_steps -= half;
-    }
-    if (state->n_steps == state->steps_cap) {
-        size_t cap = DD_MAX(state->steps_cap * 2, (size_t)256);
-        struct dd_step_metrics *grown = dd_realloc_array(state->steps, cap, sizeof *grown);
-        if (!grown) {
-            return dd_fail_memory(err, cap * sizeof *grown);
-        }
-        state->steps = grown;
-        state->steps_cap = cap;
-    }
-    state->steps[state->n_steps++] = *step;
-    return DD_OK;
-}
-
 /* --- numbers to bytes and back ---------------------------------------------------------------------------------- */
 
 static void put_u64(struct dd_buffer *out, uint64_t value) {
@@ -190,28 +157,7 @@ static void get_step(struct cursor *in, struct dd_step_metrics *ret) {
     ret->eta_seconds = v[7];
 }
 
-/* --- hashes of parameters --------------------------------------------------------------------------------------- */
-
-static void hash_layout(struct dd_sha256 *hash, const struct dd_params *params, int t) {
-    const struct dd_tensor *tensor = &params->tensors[t];
-    uint64_t shape[3] = {(uint64_t)tensor->rank, tensor->shape[0], tensor->rank > 1 ? tensor->shape[1] : 0};
-    dd_sha256_update(hash, tensor->name, strlen(tensor->name) + 1);
-    dd_sha256_update(hash, shape, sizeof shape);
-}
-
-enum dd_status dd_params_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES], struct dd_error *err) {
-    struct dd_sha256 *hash = dd_sha256_new();
-    if (!hash) {
-        return dd_fail_memory(err, 0);
-    }
-    for (int t = 0; t < params->n_tensors; t++) {
-        hash_layout(hash, params, t);
-        dd_sha256_update(hash, params->slab + params->tensors[t].offset, params->tensors[t].count * sizeof(float));
-    }
-    dd_sha256_digest(hash, out);
-    dd_sha256_free(hash);
-    return DD_OK;
-}
+/* --- writing a checkpoint --------------------------------------------------------------------------------------- */
 
 static enum dd_status layout_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES],
                                     struct dd_error *err) {
@@ -221,15 +167,13 @@ static enum dd_status layout_sha256(const struct dd_params *params, uint8_t out[
     }
     for (int t = 0; t < params->n_tensors; t++) {
         uint64_t offset = params->tensors[t].offset;
-        hash_layout(hash, params, t);
+        dd_hash_tensor_layout(hash, &params->tensors[t]);
         dd_sha256_update(hash, &offset, sizeof offset);
     }
     dd_sha256_digest(hash, out);
     dd_sha256_free(hash);
     return DD_OK;
 }
-
-/* --- writing a checkpoint --------------------------------------------------------------------------------------- */
 
 static void put_head(struct dd_buffer *out, const struct dd_run_identity *identity, const uint8_t *layout,
                      const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {

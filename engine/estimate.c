@@ -7,13 +7,13 @@
  */
 #include "engine/train.h"
 
-#include <cblas.h>
 #include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/blas.h"
 #include "engine/model.h"
 
 #define SAMPLE_ROWS 2048
@@ -38,11 +38,11 @@ static void probe(void) {
         for (size_t i = 0; i < count; i++) {
             a[i] = b[i] = 0.5f;
         }
+        dd_blas_start();
         int64_t begin = dd_clock_mono_us();
         do {
             int64_t start = dd_clock_mono_us();
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, PROBE_N, PROBE_N, PROBE_N, 1.0f, a, PROBE_N, b,
-                        PROBE_N, 0.0f, c, PROBE_N);
+            dd_sgemm(false, true, PROBE_N, PROBE_N, PROBE_N, a, PROBE_N, b, PROBE_N, 0.0f, c, PROBE_N);
             double seconds = (double)DD_MAX(dd_clock_mono_us() - start, (int64_t)1) / 1e6;
             best = DD_MAX(best, 2.0 * PROBE_N * PROBE_N * PROBE_N / seconds);
         } while (dd_clock_mono_us() - begin < PROBE_US);

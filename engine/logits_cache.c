@@ -213,15 +213,20 @@ static enum dd_status entry_lock(const struct entry *entry, const char *cache_di
 /* --- asking ----------------------------------------------------------------------------------------------------- */
 
 static enum dd_status ask(const struct dd_model *teacher, const struct dd_packed *packed, int max_length,
-                          struct dd_team *team, const struct dd_progress *progress, const struct dd_cancel *cancel,
+                          struct dd_pool *pool, const struct dd_progress *progress, const struct dd_cancel *cancel,
                           float *logits, struct dd_error *err) {
     int tokens = DD_MAX(DD_INFER_TOKENS, packed->longest);
     if (packed->n_tokens < (uint64_t)tokens) {
         tokens = DD_MAX((int)packed->n_tokens, 1);
     }
+    struct dd_team *team = NULL;
     struct dd_bert *bert = NULL;
     struct dd_gather gather = {0};
-    enum dd_status status = dd_gather_init(&gather, tokens, DD_INFER_SEQUENCES, err);
+    enum dd_status status = dd_team_join(pool, &team, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    status = dd_gather_init(&gather, tokens, DD_INFER_SEQUENCES, err);
     if (status == DD_OK) {
         status = dd_bert_new(&teacher->info.config, tokens, DD_INFER_SEQUENCES, max_length, false, DD_PRECISION_FP32,
                              team, &bert, err);
@@ -232,6 +237,7 @@ static enum dd_status ask(const struct dd_model *teacher, const struct dd_packed
     }
     dd_bert_free(bert);
     dd_gather_release(&gather);
+    dd_team_leave(team);
     return status;
 }
 
@@ -245,7 +251,7 @@ static void log_damage(const struct dd_train_events *events, const struct dd_err
 
 /* Under the lock: somebody may have filled it while we waited. */
 static enum dd_status fill(const struct entry *entry, const struct dd_model *teacher, const struct dd_packed *packed,
-                           int max_length, const char *cache_dir, struct dd_team *team,
+                           int max_length, const char *cache_dir, struct dd_pool *pool,
                            const struct dd_train_events *events, const struct dd_progress *progress,
                            const struct dd_cancel *cancel, float *logits, bool *computed, struct dd_error *err) {
     struct dd_error fault = {0};
@@ -264,7 +270,7 @@ static enum dd_status fill(const struct entry *entry, const struct dd_model *tea
         return status;
     }
     remove_leftovers(entry, cache_dir);
-    status = ask(teacher, packed, max_length, team, progress, cancel, logits, err);
+    status = ask(teacher, packed, max_length, pool, progress, cancel, logits, err);
     if (status == DD_OK) {
         status = entry_write(entry, logits, err);
     }
@@ -273,7 +279,7 @@ static enum dd_status fill(const struct entry *entry, const struct dd_model *tea
 }
 
 enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_packed *packed, int max_length,
-                                const char *cache_dir, struct dd_team *team, const struct dd_train_events *events,
+                                const char *cache_dir, struct dd_pool *pool, const struct dd_train_events *events,
                                 const struct dd_progress *progress, const struct dd_cancel *cancel, float **ret_logits,
                                 bool *ret_computed, struct dd_error *err) {
     struct entry entry;
@@ -295,7 +301,7 @@ enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_
         int lock = -1;
         status = entry_lock(&entry, cache_dir, cancel, &lock, err);
         if (status == DD_OK) {
-            status = fill(&entry, teacher, packed, max_length, cache_dir, team, events, progress, cancel, logits,
+            status = fill(&entry, teacher, packed, max_length, cache_dir, pool, events, progress, cancel, logits,
                           &computed, err);
             dd_close_fd(&lock);
         }

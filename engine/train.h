@@ -80,14 +80,16 @@ void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label,
 
 /* --- logits of the teacher (logits_cache.c) --------------------------------------------------------------------- */
 
-/* logits [rows, teacher's labels] in the teacher's own order: read from cache_dir, or computed and stored there.
- * *ret_computed says which.  The caller frees *ret_logits. */
+/* logits [rows, teacher's labels] in the teacher's own order: read from cache_dir, or computed and stored there.  A
+ * team joins the pool only to compute: the caller should have left its own, so that a run which waits for another's
+ * answer holds no cores. *ret_computed says which.  The caller frees *ret_logits. */
 enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_packed *packed, int max_length,
-                                const char *cache_dir, struct dd_team *team, const struct dd_train_events *events,
+                                const char *cache_dir, struct dd_pool *pool, const struct dd_train_events *events,
                                 const struct dd_progress *progress, const struct dd_cancel *cancel, float **ret_logits,
                                 bool *ret_computed, struct dd_error *err) DD_MUST_CHECK;
 
-/* --- what a run keeps (checkpoint.c) ---------------------------------------------------------------------------- */
+/* --- what a run keeps (train_state.c, checkpoint.c)
+ * ---------------------------------------------------------------------------- */
 
 struct dd_run_identity {           /* a checkpoint belongs to exactly one of these */
     uint8_t spec[DD_SHA256_BYTES]; /* dd_spec_hash */
@@ -120,6 +122,7 @@ void dd_run_state_release(struct dd_run_state *state);
 enum dd_status dd_run_state_add_step(struct dd_run_state *state, const struct dd_step_metrics *step,
                                      struct dd_error *err) DD_MUST_CHECK;
 
+void dd_hash_tensor_layout(struct dd_sha256 *hash, const struct dd_tensor *tensor); /* name, rank, shape */
 /* Over names, shapes and values, in slab order. */
 enum dd_status dd_params_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES],
                                 struct dd_error *err) DD_MUST_CHECK;

@@ -25,7 +25,7 @@ static enum dd_status ask_split(struct dd_run *run, const char *split, const str
     float *logits = NULL;
     bool computed = false;
     int64_t start = dd_clock_mono_us();
-    enum dd_status status = dd_logits_cached(in->base, packed, run->spec->max_length, in->cache_dir, run->team,
+    enum dd_status status = dd_logits_cached(in->base, packed, run->spec->max_length, in->cache_dir, in->pool,
                                              &in->events, &progress, in->cancel, &logits, &computed, err);
     if (status != DD_OK) {
         return status;
@@ -58,10 +58,15 @@ enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) {
                    teacher->info.n_labels, run->n_classes);
     }
     dd_run_phase(run, "teacher", 0.0);
+    dd_team_leave(run->team);
+    run->team = NULL;
     double share = (double)run->dev.n_tokens / (double)(run->dev.n_tokens + run->train.n_tokens);
     status = ask_split(run, "dev", &run->dev, label_of_class, 0.0, share, &run->teacher_dev, err);
     if (status == DD_OK) {
         status = ask_split(run, "train", &run->train, label_of_class, share, 1.0, &run->teacher_train, err);
+    }
+    if (status == DD_OK) {
+        status = dd_team_join(run->input->pool, &run->team, err);
     }
     if (status != DD_OK) {
         return status;
