@@ -209,6 +209,7 @@ struct dd_report {
     int64_t *confusion;         /* owned: [n_classes, n_classes], rows gold, columns predicted, in the order of rows */
     bool micro_avg;             /* shown instead of accuracy when labels are a strict subset that leaves rows out */
     struct dd_report_row micro; /* precision, recall and F1 over all rows shown; all three equal accuracy else */
+    bool no_hits;               /* no row at all is right: scikit-learn then prints the support as "501.0" */
 };
 /* gold, predicted: [n] class indices in [0, n_classes).  all_classes: show every class (as labels=range(n_classes)),
  * else the sorted union of those that occur.  Source: sklearn.metrics.classification_report, zero_division=0. */

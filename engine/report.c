@@ -92,6 +92,10 @@ static void fill_figures(struct dd_report *report, const struct counts *counts, 
     report->weighted = means(report, true);
     report->micro = figures(hits, predicted, gold);
     report->accuracy = report->micro.f1;
+    report->no_hits = true;
+    for (int c = 0; c < DD_MAX_CLASSES; c++) {
+        report->no_hits = report->no_hits && counts->hits[c] == 0;
+    }
     report->micro_avg = (size_t)gold != n || (size_t)predicted != n;
 }
 
@@ -187,11 +191,20 @@ static void put_heading(struct dd_buffer *out, const char *heading, int width) {
     dd_buffer_printf(out, "%*s%s ", width > length ? width - length : 0, "", heading);
 }
 
-static void put_row(struct dd_buffer *out, const char *heading, int width, int digits,
-                    const struct dd_report_row *row) {
+/* scikit-learn counts in floats where there are no hits, and so prints its counts. */
+static void put_support(struct dd_buffer *out, int64_t support, bool no_hits) {
+    if (no_hits) {
+        dd_buffer_printf(out, " %9.1f\n", (double)support);
+    } else {
+        dd_buffer_printf(out, " %9lld\n", (long long)support);
+    }
+}
+
+static void put_row(struct dd_buffer *out, const char *heading, int width, int digits, const struct dd_report_row *row,
+                    bool no_hits) {
     put_heading(out, heading, width);
-    dd_buffer_printf(out, " %9.*f %9.*f %9.*f %9lld\n", digits, row->precision, digits, row->recall, digits, row->f1,
-                     (long long)row->support);
+    dd_buffer_printf(out, " %9.*f %9.*f %9.*f", digits, row->precision, digits, row->recall, digits, row->f1);
+    put_support(out, row->support, no_hits);
 }
 
 void dd_report_text(const struct dd_report *report, const char *const *class_names, int digits, struct dd_buffer *out) {
@@ -203,15 +216,16 @@ void dd_report_text(const struct dd_report *report, const char *const *class_nam
     put_heading(out, "", width);
     dd_buffer_printf(out, " %9s %9s %9s %9s\n\n", "precision", "recall", "f1-score", "support");
     for (int i = 0; i < report->n_classes; i++) {
-        put_row(out, class_names[report->class_index[i]], width, digits, &report->rows[i]);
+        put_row(out, class_names[report->class_index[i]], width, digits, &report->rows[i], report->no_hits);
     }
     dd_buffer_putc(out, '\n');
     if (report->micro_avg) {
-        put_row(out, "micro avg", width, digits, &report->micro);
+        put_row(out, "micro avg", width, digits, &report->micro, report->no_hits);
     } else {
         put_heading(out, "accuracy", width);
-        dd_buffer_printf(out, " %9s %9s %9.*f %9lld\n", "", "", digits, report->accuracy, (long long)report->support);
+        dd_buffer_printf(out, " %9s %9s %9.*f", "", "", digits, report->accuracy);
+        put_support(out, report->support, report->no_hits);
     }
-    put_row(out, "macro avg", width, digits, &report->macro);
-    put_row(out, "weighted avg", width, digits, &report->weighted);
+    put_row(out, "macro avg", width, digits, &report->macro, report->no_hits);
+    put_row(out, "weighted avg", width, digits, &report->weighted, report->no_hits);
 }
