@@ -29,8 +29,8 @@ static const char step_1[] =
     "CREATE TABLE sweeps ("
     " id INTEGER PRIMARY KEY AUTOINCREMENT,"
     " name TEXT NOT NULL,"
-    " base TEXT NOT NULL CHECK (json_valid(base)),"
-    " axes TEXT NOT NULL CHECK (json_valid(axes)),"
+    " base TEXT NOT NULL,"
+    " axes TEXT NOT NULL,"
     " state INTEGER NOT NULL DEFAULT 0,"
     " created_ms INTEGER NOT NULL);"
 
