@@ -1,0 +1,124 @@
+/* model_save: a model as a Hugging Face directory, all of it or nothing.
+ *
+ * The directory is built as "<dir>.tmp", every file synced, then takes dir's place: by rename where dir is free, by
+ * exchange (renameat2) where it is not, by two renames on file systems that cannot exchange.  What an interrupted save
+ * left under those names is removed by the next one.
+ * Threads: one save of a directory at a time; the model is only read.
+ */
+#include "engine/model.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Tensors that the model does not have: the head of an encoder. */
+static void mark_skipped(const struct dd_model *model, bool *skip) {
+    int n = model->params->n_tensors;
+    bool encoder = model->info.kind == DD_MODEL_ENCODER;
+    skip[n - 4] = skip[n - 3] = encoder && !model->info.has_pooler;
+    skip[n - 2] = skip[n - 1] = encoder;
+}
+
+static enum dd_status write_weights(const struct dd_model *model, const char *dir, struct dd_error *err) {
+    char path[4096];
+    DD_CLEANUP(dd_free_ptr) bool *skip = dd_calloc((size_t)model->params->n_tensors, sizeof *skip);
+    if (skip == NULL) {
+        return dd_fail_memory(err, (size_t)model->params->n_tensors * sizeof *skip);
+    }
+    mark_skipped(model, skip);
+    enum dd_status status = dd_path_join(path, sizeof path, err, dir, "model.safetensors", NULL);
+    return status == DD_OK ? dd_safetensors_write(path, model->params, skip, model->info.kind == DD_MODEL_ENCODER, err)
+                           : status;
+}
+
+static enum dd_status write_text(const char *dir, const char *file, const char *text, struct dd_error *err) {
+    char path[4096];
+    enum dd_status status = dd_path_join(path, sizeof path, err, dir, file, NULL);
+    return status == DD_OK ? dd_file_write_durable(path, text, strlen(text), err) : status;
+}
+
+static enum dd_status write_files(const struct dd_model *model, const char *dir, const char *card,
+                                  struct dd_error *err) {
+    DD_CLEANUP(dd_free_ptr) char *config = NULL;
+    enum dd_status status = dd_model_config_write(&model->info, &config, err);
+    if (status == DD_OK) {
+        status = write_text(dir, "config.json", config, err);
+    }
+    if (status == DD_OK && model->tokenizer != NULL) {
+        status = dd_model_tokenizer_write(model, dir, err);
+    }
+    if (status == DD_OK && card != NULL) {
+        status = write_text(dir, "README.md", card, err);
+    }
+    if (status == DD_OK) {
+        status = write_weights(model, dir, err);
+    }
+    return status == DD_OK ? dd_dir_sync(dir, err) : status;
+}
+
+static enum dd_status sync_parent(const char *dir, struct dd_error *err) {
+    const char *slash = strrchr(dir, '/');
+    DD_CLEANUP(dd_free_ptr)
+    char *parent = slash == NULL ? dd_strdup(".") : dd_strndup(dir, slash == dir ? 1 : (size_t)(slash - dir));
+    return parent == NULL ? dd_fail_memory(err, strlen(dir)) : dd_dir_sync(parent, err);
+}
+
+/* Puts built in dir's place; what was there before ends up in old or built and is removed. */
+static enum dd_status take_place(const char *built, const char *dir, const char *old, struct dd_error *err) {
+    int injected = dd_failpoint("rename");
+    if (injected != 0) {
+        return dd_fail_errno(err, injected, "cannot rename %s", built);
+    }
+    bool done = renameat2(AT_FDCWD, built, AT_FDCWD, dir, RENAME_NOREPLACE) == 0;
+    if (!done && errno == EEXIST) {
+        done = renameat2(AT_FDCWD, built, AT_FDCWD, dir, RENAME_EXCHANGE) == 0;
+    }
+    if (!done && (errno == EINVAL || errno == ENOSYS)) {
+        done = (rename(dir, old) == 0 || errno == ENOENT) && rename(built, dir) == 0;
+    }
+    if (!done) {
+        return dd_fail_errno(err, errno, "cannot put the model in its place %s", dir);
+    }
+    enum dd_status status = sync_parent(dir, err);
+    if (status == DD_OK) {
+        status = dd_tree_remove(built, err);
+    }
+    return status == DD_OK ? dd_tree_remove(old, err) : status;
+}
+
+enum dd_status dd_model_save(const struct dd_model *model, const char *dir, const char *card, struct dd_error *err) {
+    char built[4096], old[4096];
+    size_t bytes = strlen(dir);
+    while (bytes > 1 && dir[bytes - 1] == '/') {
+        bytes--;
+    }
+    DD_CLEANUP(dd_free_ptr) char *target = dd_strndup(dir, bytes);
+    if (target == NULL) {
+        return dd_fail_memory(err, bytes + 1);
+    }
+    if (snprintf(built, sizeof built, "%s.tmp", target) >= (int)sizeof built ||
+        snprintf(old, sizeof old, "%s.old", target) >= (int)sizeof old) {
+        return dd_fail(err, DD_INVALID, "path_too_long", "the model's path is too long");
+    }
+    enum dd_status status = dd_tree_remove(built, err);
+    if (status == DD_OK) {
+        status = dd_tree_remove(old, err);
+    }
+    if (status == DD_OK) {
+        status = dd_dir_make(built, err);
+    }
+    if (status == DD_OK) {
+        status = write_files(model, built, card, err);
+    }
+    if (status == DD_OK) {
+        status = take_place(built, target, old, err);
+    }
+    if (status != DD_OK) {
+        struct dd_error ignored;
+        enum dd_status removed = dd_tree_remove(built, &ignored); /* the first error is the one to report */
+        (void)removed;
+    }
+    return status;
+}
