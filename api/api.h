@@ -27,7 +27,7 @@ struct dd_api_config {
     uint64_t max_upload_bytes;      /* 0 = 4 GiB */
     int max_connections;            /* 0 = 1,100 */
     int max_event_readers;          /* 0 = 256 */
-    int request_threads;            /* 0 = 2 */
+    int request_threads;            /* 0 = 4 */
 };
 
 /* A request as an operation sees it: already authorised, decoded, and its parameters checked against the route's table.
@@ -62,7 +62,7 @@ const struct dd_api_file *dd_api_file(const struct dd_api_call *call, const char
 
 /* What an operation answers.  Exactly one of json, text, file_path/fd. Everything is owned by the result once set. */
 struct dd_api_result {
-    int http_status; /* 0 = 200 */
+    int http_status; /* 0 = what the route documents; a creating route without `location` (dry run): 200 */
     cJSON *json;
     struct dd_buffer text;    /* with content_type */
     const char *content_type; /* static; for text and file */

@@ -1,0 +1,267 @@
+/* Private to api/: what its files share.
+ *
+ * A request's way: uri (request.c) → guard → route → parameters → body → operation, on the HTTP thread or on a request
+ * thread (jobs.c) → answer (answer.c).  Lock order: jobs or events lock, then libmicrohttpd's own; never the other way.
+ */
+#ifndef DD_API_INTERNAL_H
+#define DD_API_INTERNAL_H
+
+#include <microhttpd.h>
+#include <pthread.h>
+
+#include "api/api.h"
+#include "api/routes.h"
+
+#define DD_MAX_QUERY_PARAMS 64
+#define DD_MAX_PARTS 256
+#define DD_JSON_MAX_DEPTH 64
+
+/* --- text (text.c) ------------------------------------------------------------------------------------------------ */
+
+/* Decodes %XX (and '+' when plus) in place.  false: a bad escape, U+0000 or invalid UTF-8. */
+bool dd_percent_decode(char *text, bool plus);
+/* Offset of the first byte that is not part of valid UTF-8; len when all is. */
+size_t dd_utf8_check(const char *text, size_t len);
+bool dd_word_in(const char *list, const char *word, size_t len); /* space-separated list */
+bool dd_text_int(const char *text, int64_t *ret_value);          /* whole text, base 10 */
+bool dd_text_number(const char *text, double *ret_value);        /* whole text, finite, JSON's grammar */
+
+/* --- JSON (json.c) ------------------------------------------------------------------------------------------------ */
+
+/* Strict RFC 8259 on top of cJSON: valid UTF-8, no U+0000, no repeated names, at most DD_JSON_MAX_DEPTH deep, finite
+ * numbers, nothing after the value.  The message has line, column and byte of the first fault. */
+enum dd_status dd_strict_json_parse(const char *bytes, size_t len, cJSON **ret_json,
+                                    struct dd_error *err) DD_MUST_CHECK;
+
+/* --- parameters (params.c) ---------------------------------------------------------------------------------------- */
+
+struct dd_params {
+    struct dd_api_param items[DD_MAX_QUERY_PARAMS];
+    size_t count;
+};
+/* Splits and checks a raw query string (cut up in place; values point into it).  All faults are collected. */
+enum dd_status dd_query_parse(char *query, const struct dd_field *fields, unsigned route_flags,
+                              struct dd_params *ret_params, struct dd_faults *faults,
+                              struct dd_error *err) DD_MUST_CHECK;
+/* One value against one field; adds a fault at pointer when it does not fit. */
+bool dd_field_check_text(const struct dd_field *field, const char *value, const char *pointer,
+                         struct dd_faults *faults);
+const struct dd_field *dd_field_find(const struct dd_field *fields, const char *name);
+/* A simple JSON body against its table: unknown members, types, bounds, what is missing. */
+void dd_body_check(const struct dd_field *fields, const cJSON *body, struct dd_faults *faults);
+/* In a JSON merge patch null means "back to empty": puts that empty value in its place. */
+enum dd_status dd_body_nulls_to_empty(const struct dd_field *fields, cJSON *body, struct dd_error *err) DD_MUST_CHECK;
+/* The conventions' own parameters, which every route (pretty) or every list (limit, cursor) takes. */
+extern const struct dd_field dd_common_fields[], dd_list_fields[];
+
+/* --- content negotiation (accept.c) ------------------------------------------------------------------------------- */
+
+/* Picks from offers (NULL-terminated) what Accept likes best; equal q: the earlier offer.  NULL header: the first.
+ * NULL when nothing fits. */
+const char *dd_accept_pick(const char *accept, const char *const *offers);
+bool dd_accept_gzip(const char *accept_encoding);
+/* Whether an If-None-Match list names this opaque tag (weak comparison). */
+bool dd_etag_listed(const char *if_none_match, const char *etag);
+
+/* --- multipart/form-data (multipart.c) ---------------------------------------------------------------------------- */
+
+struct dd_part {
+    char name[128], filename[256]; /* filename: base name */
+    bool has_filename;
+};
+struct dd_multipart_sink {
+    void *context;
+    enum dd_status (*begin)(void *context, const struct dd_part *part, struct dd_error *err);
+    enum dd_status (*data)(void *context, const char *bytes, size_t count, struct dd_error *err);
+    enum dd_status (*end)(void *context, struct dd_error *err);
+};
+struct dd_multipart;
+/* content_type: the request's header, with the boundary. */
+enum dd_status dd_multipart_new(const char *content_type, const struct dd_multipart_sink *sink,
+                                struct dd_multipart **ret_multipart, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_multipart_feed(struct dd_multipart *multipart, const char *bytes, size_t count,
+                                 struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_multipart_finish(struct dd_multipart *multipart, struct dd_error *err) DD_MUST_CHECK;
+void dd_multipart_free(struct dd_multipart *multipart);
+
+/* --- uploads (upload.c) ------------------------------------------------------------------------------------------- */
+
+struct dd_upload; /* a form on its way to files and fields */
+enum dd_status dd_upload_new(const char *upload_dir, const char *content_type, const struct dd_field *form, bool hashed,
+                             struct dd_upload **ret_upload, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_upload_feed(struct dd_upload *upload, const char *bytes, size_t count,
+                              struct dd_error *err) DD_MUST_CHECK;
+/* After the last byte: what is missing or wrong goes to faults. */
+enum dd_status dd_upload_finish(struct dd_upload *upload, struct dd_faults *faults, struct dd_error *err) DD_MUST_CHECK;
+const struct dd_api_file *dd_upload_files(const struct dd_upload *upload, size_t *ret_count);
+const struct dd_api_param *dd_upload_fields(const struct dd_upload *upload, size_t *ret_count);
+void dd_upload_digest(struct dd_upload *upload, uint8_t out[DD_SHA256_BYTES]); /* of names, values, file contents */
+void dd_upload_free(struct dd_upload *upload);                                 /* removes what was not renamed away */
+
+/* --- requests (request.c) ----------------------------------------------------------------------------------------- */
+
+struct dd_headers { /* what we read of the request's; pointers live as long as the request */
+    const char *host, *origin, *sec_fetch_site, *authorization, *content_type, *content_length, *transfer_encoding,
+        *idempotency_key, *last_event_id;
+    unsigned n_host, n_origin, n_content_length, n_content_type, n_idempotency_key, n_authorization;
+    struct dd_buffer accept, accept_encoding, if_none_match, expect; /* repeated lines joined with ", " */
+};
+
+enum dd_phase {
+    DD_PHASE_NEW,    /* headers not seen yet */
+    DD_PHASE_BODY,   /* reading the body (keeping it, or draining it when failed) */
+    DD_PHASE_PARKED, /* suspended, a request thread works */
+    DD_PHASE_READY,  /* the answer is made */
+    DD_PHASE_SENT,
+};
+
+struct dd_request {
+    struct dd_api *api;
+    struct MHD_Connection *connection;
+    char id[40];
+    char method[16];
+    char *uri, *target; /* as sent (what is logged and linked to); target is the same, cut up: path, then query */
+    char *path, *query;
+    const char *authority; /* of an absolute-form target; NULL */
+    bool head, overlong;
+    struct dd_headers headers;
+    const struct dd_route *route;
+    struct dd_captures captures;
+    struct dd_params params;
+    const char *accept;
+    bool pretty, wants_gzip;
+    enum dd_phase phase;
+    int64_t started_us;
+
+    uint64_t body_bytes, body_limit;
+    struct dd_buffer body;
+    struct dd_upload *upload;
+    cJSON *json;
+    struct dd_api_param *all_params; /* query, then form */
+    char *idempotency_hash;          /* NULL: no key */
+    bool idempotency_claimed;
+
+    bool failed, counted;
+    struct dd_problem problem;
+    char allow[64]; /* Allow of a 405 */
+
+    struct dd_cancel cancel;
+    struct dd_request *claim_next; /* idempotency.c, under claims_lock */
+    struct dd_request *job_next;   /* jobs.c, under its lock */
+    bool job_heavy;
+    struct MHD_Response *response; /* the answer */
+    int status;
+    uint64_t response_bytes;
+};
+
+struct dd_api {
+    struct dd_api_config config; /* strings owned, defaults filled in */
+    char **hosts;
+    struct dd_api_ops ops;
+    struct MHD_Daemon *mhd;
+    int listen_fd;
+    char listen_host[64]; /* without brackets */
+    bool listen_any, listen_loopback;
+    unsigned port;
+    char boot[9];
+    char *tls_cert_pem, *tls_key_pem;
+    char *openapi, *openapi_pretty; /* rendered once */
+    struct dd_jobs *jobs;
+    struct dd_events *events;
+    pthread_mutex_t claims_lock;
+    struct dd_request *claims; /* Idempotency-Keys whose requests run now; under claims_lock */
+    pthread_t timer;
+    bool timer_started;
+    pthread_mutex_t timer_lock;
+    pthread_cond_t timer_wake;
+    bool timer_stop, timer_kicked; /* under timer_lock */
+    atomic_bool stopping;
+    atomic_uint_fast64_t next_request, requests, responses_4xx, responses_5xx, bytes_sent;
+    atomic_int answering;   /* requests read whole, not yet completed */
+    atomic_int connections; /* open ones */
+};
+
+enum MHD_Result dd_request_handle(void *api, struct MHD_Connection *connection, const char *url, const char *method,
+                                  const char *version, const char *upload_data, size_t *upload_data_size,
+                                  void **request);
+void *dd_request_begin(void *api, const char *uri, struct MHD_Connection *connection);
+void dd_request_completed(void *api, struct MHD_Connection *connection, void **request,
+                          enum MHD_RequestTerminationCode why);
+/* Runs the operation and makes the answer (request->response).  HTTP thread or request thread. */
+void dd_request_run(struct dd_request *request);
+/* Notes a failure in request->problem; the first one stays. */
+enum dd_status dd_request_fail(struct dd_request *request, enum dd_status status, const char *code, const char *fmt,
+                               ...) DD_PRINTF(4, 5);
+
+/* --- guard (guard.c) ---------------------------------------------------------------------------------------------- */
+
+void dd_headers_read(struct dd_request *request);
+void dd_headers_release(struct dd_headers *headers);
+/* Host, Origin, Sec-Fetch-Site.  Before anything else. */
+enum dd_status dd_guard_origin(struct dd_request *request) DD_MUST_CHECK;
+/* The token, where one is configured and the path needs it. */
+enum dd_status dd_guard_token(struct dd_request *request) DD_MUST_CHECK;
+/* Content-Type, Content-Length, Transfer-Encoding against the route. Sets body_limit. */
+enum dd_status dd_guard_body(struct dd_request *request, bool *ret_has_body) DD_MUST_CHECK;
+bool dd_is_api_path(const char *path); /* needs the token */
+
+/* --- answers (answer.c, problem.c, pages.c) ------------------------------------------------------------------------
+ */
+
+/* Each sets request->response and request->status; when memory is out response stays NULL and the connection closes. */
+void dd_answer_problem(struct dd_request *request);
+void dd_answer_result(struct dd_request *request, struct dd_api_result *result); /* takes what result owns */
+void dd_answer_text(struct dd_request *request, int status, const char *content_type, const char *text, size_t len,
+                    const char *etag);
+void dd_answer_options(struct dd_request *request, unsigned methods);
+void dd_answer_replay(struct dd_request *request, int status, const char *location, const char *body);
+bool dd_answer_page(struct dd_request *request); /* false: no such page */
+/* Headers that every answer has. */
+void dd_answer_common_headers(struct dd_request *request, struct MHD_Response *response);
+bool dd_gzip(const char *bytes, size_t len, struct dd_buffer *out);
+/* JSON text of the problem; the caller frees. NULL when out of memory. */
+char *dd_problem_text(const struct dd_request *request, int http_status);
+
+/* --- idempotency (idempotency.c) -----------------------------------------------------------------------------------
+ */
+
+enum dd_idempotent_outcome { DD_IDEMPOTENT_RUN, DD_IDEMPOTENT_ANSWERED, DD_IDEMPOTENT_FAILED };
+enum dd_idempotent_outcome dd_idempotent_enter(struct dd_request *request);
+void dd_idempotent_store(struct dd_request *request, int status, const char *location, const char *body);
+void dd_idempotent_leave(struct dd_request *request);
+
+/* --- request threads (jobs.c) ---------------------------------------------------------------------------------------
+ */
+
+struct dd_jobs;
+enum dd_status dd_jobs_new(int threads, struct dd_jobs **ret_jobs, struct dd_error *err) DD_MUST_CHECK;
+/* Suspends the connection and queues the request.  DD_BUSY: the queue is full, or the server stops. */
+enum dd_status dd_jobs_park(struct dd_jobs *jobs, struct dd_request *request, struct dd_error *err) DD_MUST_CHECK;
+void dd_jobs_tick(struct dd_jobs *jobs); /* looks for clients that have gone */
+void dd_jobs_stop(struct dd_jobs *jobs, int drain_ms);
+void dd_jobs_free(struct dd_jobs *jobs);
+
+/* --- events (events.c, stream.c) ------------------------------------------------------------------------------------
+ */
+
+struct dd_events;
+enum dd_status dd_events_new(const char *boot, int max_readers, struct dd_events **ret_events,
+                             struct dd_error *err) DD_MUST_CHECK;
+void dd_events_free(struct dd_events *events); /* no reader may be left */
+/* true: a step is held back, and the timer should be told. */
+bool dd_events_publish(struct dd_events *events, const char *type, int64_t experiment_id, const char *data);
+/* Makes the streaming answer. experiment_id 0: all. */
+void dd_events_answer(struct dd_events *events, struct dd_request *request, int64_t experiment_id,
+                      const char *last_event_id);
+/* Heartbeats, held-back steps, gone clients.  Returns when it wants to be called next (mono µs). */
+int64_t dd_events_tick(struct dd_events *events, int64_t now_us);
+void dd_events_stop(struct dd_events *events); /* ends all streams, takes no more */
+int dd_events_readers(struct dd_events *events);
+uint64_t dd_events_bytes_sent(const struct dd_events *events);
+
+/* --- openapi (openapi.c, schemas.c) ---------------------------------------------------------------------------------
+ */
+
+cJSON *dd_schemas(void); /* components/schemas without the spec's; NULL when out of memory */
+
+#endif
