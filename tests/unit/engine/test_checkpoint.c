@@ -1,0 +1,369 @@
+/* Checkpoints: what is written is read back to the bit; whatever is damaged, foreign or impossible is refused and
+ * changes nothing. */
+#include <sys/stat.h>
+
+#include "train_fixture.h"
+
+static struct dd_pool *pool;
+static struct dd_team *team;
+static const struct dd_bert_config config = {.vocab_size = 11,
+                                             .hidden_size = 8,
+                                             .layers = 1,
+                                             .heads = 2,
+                                             .intermediate_size = 12,
+                                             .max_positions = 16,
+                                             .type_vocab_size = 2,
+                                             .n_labels = 3,
+                                             .hidden_act = "gelu",
+                                             .layer_norm_eps = 1e-12,
+                                             .initializer_range = 0.02};
+static const struct dd_run_identity identity = {.spec = {1, 2, 3}, .data = {4, 5}, .base = {6}};
+static const struct dd_run_shape shape = {.epochs = 5, .steps_per_epoch = 10, .dev_rows = 4, .n_classes = 3};
+
+struct side { /* parameters, optimizer and state as a run has them */
+    struct dd_params *params;
+    struct dd_optimizer *optimizer;
+    struct dd_run_state state;
+};
+
+static void side_init(struct side *side, enum dd_optimizer_type type, double momentum, float fill) {
+    struct dd_error err;
+    struct dd_optimizer_spec spec = tiny_spec(DD_TASK_FINETUNE, type).optimizer;
+    spec.momentum = momentum;
+    must(dd_params_new(&config, &side->params, &err), &err);
+    must(dd_optimizer_new(&spec, side->params, &config, 50, team, &side->optimizer, &err), &err);
+    dd_run_state_init(&side->state);
+    float *slabs[3] = {side->params->slab, NULL, NULL};
+    dd_optimizer_state(side->optimizer, &slabs[1], &slabs[2]);
+    for (int s = 0; s < 3 && fill != 0; s++) {
+        for (size_t i = 0; slabs[s] && i < side->params->count; i++) {
+            slabs[s][i] = fill * (float)(s + 1) + (float)i * 0.001f;
+        }
+    }
+}
+
+static void side_release(struct side *side) {
+    dd_run_state_release(&side->state);
+    dd_optimizer_free(side->optimizer);
+    dd_params_free(side->params);
+}
+
+/* In the middle of the third epoch, two steps to be repeated. */
+static void fill_state(struct side *side) {
+    struct dd_run_state *s = &side->state;
+    struct dd_error err;
+    s->step = 23;
+    s->epoch = 3;
+    s->epoch_step = 3;
+    s->sum_loss = 0.1 + 0.2;
+    s->sum_kl = 1.0 / 3;
+    s->sum_ce = 7;
+    s->sum_rows = 24;
+    s->sum_tokens = 240;
+    s->elapsed_seconds = 12.5;
+    s->epochs_done = 2;
+    s->last = (struct dd_epoch_metrics){.epoch = 2, .train_kl = NAN, .macro_f1 = 0.25, .tokens_per_second = 9};
+    s->best = (struct dd_epoch_metrics){.epoch = 1, .macro_f1 = 0.5, .is_best = true};
+    memset(s->best_sha256, 7, sizeof s->best_sha256);
+    s->n_dev = 4;
+    s->dev_label = dd_calloc(4, sizeof *s->dev_label);
+    s->dev_score = dd_calloc(4, sizeof *s->dev_score);
+    s->dev_label[2] = 2;
+    s->dev_score[3] = 0.75f;
+    for (int i = 0; i < 2; i++) {
+        struct dd_step_metrics step = {.step = 22 + i, .steps = 50, .epoch = 3, .epochs = 5, .loss = i, .kl = NAN};
+        must(dd_run_state_add_step(s, &step, &err), &err);
+    }
+    dd_optimizer_set_step(side->optimizer, 23);
+}
+
+static void write_one(struct side *side, char dir[512], const char *name) {
+    struct dd_error err;
+    fixture_path(dir, name);
+    must(dd_dir_make(dir, &err), &err);
+    must(dd_checkpoint_write(dir, &identity, &side->state, side->params, side->optimizer, 0, &err), &err);
+}
+
+static void file_in(char out[600], const char *dir, const char *name) {
+    snprintf(out, 600, "%s/%s", dir, name);
+}
+
+static void check_equal(struct side *a, struct side *b) {
+    float *fa[3] = {a->params->slab, NULL, NULL}, *fb[3] = {b->params->slab, NULL, NULL};
+    assert_int_equal(dd_optimizer_state(a->optimizer, &fa[1], &fa[2]),
+                     dd_optimizer_state(b->optimizer, &fb[1], &fb[2]));
+    for (int s = 0; s < 3; s++) {
+        assert_int_equal(fa[s] != NULL, fb[s] != NULL);
+        if (fa[s]) {
+            assert_memory_equal(fa[s], fb[s], a->params->count * sizeof(float));
+        }
+    }
+    const struct dd_run_state *x = &a->state, *y = &b->state;
+    assert_int_equal(x->step, y->step);
+    assert_int_equal(x->epoch, y->epoch);
+    assert_int_equal(x->epoch_step, y->epoch_step);
+    same_double(x->sum_loss, y->sum_loss);
+    same_double(x->sum_kl, y->sum_kl);
+    same_double(x->sum_ce, y->sum_ce);
+    assert_int_equal(x->sum_rows, y->sum_rows);
+    assert_int_equal(x->sum_tokens, y->sum_tokens);
+    same_double(x->elapsed_seconds, y->elapsed_seconds);
+    assert_int_equal(x->epochs_done, y->epochs_done);
+    assert_int_equal(x->delivered, y->delivered);
+    same_double(x->last.train_kl, y->last.train_kl);
+    same_double(x->last.tokens_per_second, y->last.tokens_per_second);
+    assert_int_equal(x->best.epoch, y->best.epoch);
+    assert_true(y->best.is_best && !y->last.is_best);
+    assert_memory_equal(x->best_sha256, y->best_sha256, DD_SHA256_BYTES);
+    assert_int_equal(x->n_steps, y->n_steps);
+    for (size_t i = 0; i < x->n_steps; i++) {
+        assert_memory_equal(&x->steps[i], &y->steps[i], sizeof x->steps[i]);
+    }
+    assert_int_equal(x->n_dev, y->n_dev);
+    assert_memory_equal(x->dev_label, y->dev_label, x->n_dev * sizeof *x->dev_label);
+    assert_memory_equal(x->dev_score, y->dev_score, x->n_dev * sizeof *x->dev_score);
+}
+
+static void test_round_trip(void **state) {
+    (void)state;
+    static const struct {
+        enum dd_optimizer_type type;
+        double momentum;
+    } kinds[] = {{DD_OPTIMIZER_ADAMW, 0}, {DD_OPTIMIZER_SGD, 0.9}, {DD_OPTIMIZER_SGD, 0}};
+    for (size_t k = 0; k < DD_ARRAY_LEN(kinds); k++) {
+        struct side written = {0}, read = {0};
+        char dir[512], path[600], name[32];
+        struct dd_error err;
+        snprintf(name, sizeof name, "round-%zu", k);
+        side_init(&written, kinds[k].type, kinds[k].momentum, 0.5f);
+        side_init(&read, kinds[k].type, kinds[k].momentum, 0);
+        fill_state(&written);
+        write_one(&written, dir, name);
+        file_in(path, dir, "checkpoint");
+        struct stat info;
+        assert_int_equal(stat(path, &info), 0);
+        struct dd_optimizer_spec spec = {.type = kinds[k].type, .momentum = kinds[k].momentum};
+        assert_int_equal(info.st_size, dd_checkpoint_bytes(&spec, written.params->count, 4) + 2 * 96);
+        struct dd_checkpoint checkpoint;
+        must(dd_checkpoint_open(path, &identity, &shape, read.params, read.optimizer, &checkpoint, &err), &err);
+        dd_checkpoint_apply(&checkpoint, &read.state, read.params, read.optimizer);
+        dd_checkpoint_close(&checkpoint);
+        check_equal(&written, &read);
+        side_release(&written);
+        side_release(&read);
+    }
+}
+
+static enum dd_status open_bytes(struct side *side, const char *path, const void *bytes, size_t len,
+                                 struct dd_error *err) {
+    struct dd_checkpoint checkpoint;
+    must(dd_file_write_durable(path, bytes, len, err), err);
+    enum dd_status status =
+        dd_checkpoint_open(path, &identity, &shape, side->params, side->optimizer, &checkpoint, err);
+    if (status == DD_OK) {
+        dd_checkpoint_close(&checkpoint);
+    }
+    return status;
+}
+
+/* Every bit of the head and a sample of the rest, and every length. */
+static void test_damage_is_found(void **state) {
+    (void)state;
+    struct side side = {0};
+    char dir[512], path[600], *bytes = NULL;
+    size_t len = 0;
+    struct dd_error err;
+    side_init(&side, DD_OPTIMIZER_SGD, 0, 0.5f);
+    fill_state(&side);
+    write_one(&side, dir, "damaged");
+    file_in(path, dir, "checkpoint");
+    must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
+    assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
+    for (size_t at = 0; at < len; at += at < 900 ? 7 : 97) {
+        bytes[at] ^= (char)(1 << at % 8);
+        assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_CORRUPT);
+        bytes[at] ^= (char)(1 << at % 8);
+    }
+    for (size_t cut = 0; cut < len; cut += 31) {
+        assert_int_equal(open_bytes(&side, path, bytes, cut, &err), DD_CORRUPT);
+    }
+    assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
+    free(bytes);
+    side_release(&side);
+}
+
+/* Right checksums over impossible contents: only somebody else can have made such a file. */
+static void test_forgeries_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        size_t offset;
+        uint64_t value;
+    } forged[] = {{144, 1},          /* another number of parameters */
+                  {144, UINT64_MAX}, /* … whose size overflows */
+                  {152, 3},          /* slabs that are not there */
+                  {160, UINT64_MAX / 96},
+                  {160, 3},
+                  {168, 1u << 30},
+                  {168, 0},
+                  {176, 24}, /* step that does not fit its epoch */
+                  {184, 9},
+                  {192, 11},
+                  {216, 6},
+                  {216, UINT64_MAX},
+                  {232, 22}, /* optimizer at another step */
+                  {440, 4}}; /* best epoch still to come */
+    struct side side = {0};
+    char dir[512], path[600], *bytes = NULL;
+    size_t len = 0;
+    struct dd_error err;
+    side_init(&side, DD_OPTIMIZER_SGD, 0, 0.5f);
+    fill_state(&side);
+    write_one(&side, dir, "forged");
+    file_in(path, dir, "checkpoint");
+    must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
+    for (size_t i = 0; i < DD_ARRAY_LEN(forged); i++) {
+        uint64_t old;
+        memcpy(&old, bytes + forged[i].offset, 8);
+        memcpy(bytes + forged[i].offset, &forged[i].value, 8);
+        dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+        assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_CORRUPT);
+        memcpy(bytes + forged[i].offset, &old, 8);
+    }
+    dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+    assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
+    bytes[8] = 2; /* a later version */
+    dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+    assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_UNSUPPORTED);
+    free(bytes);
+    side_release(&side);
+}
+
+static void test_foreign_is_refused(void **state) {
+    (void)state;
+    struct side side = {0};
+    char dir[512], path[600];
+    struct dd_error err;
+    side_init(&side, DD_OPTIMIZER_ADAMW, 0, 0.5f);
+    fill_state(&side);
+    write_one(&side, dir, "foreign");
+    file_in(path, dir, "checkpoint");
+    const char *const words[] = {"spec", "data set", "teacher"};
+    for (int i = 0; i < 3; i++) {
+        struct dd_run_identity other = identity;
+        uint8_t *parts[] = {other.spec, other.data, other.base};
+        parts[i][31] ^= 1;
+        struct dd_checkpoint checkpoint;
+        assert_int_equal(dd_checkpoint_open(path, &other, &shape, side.params, side.optimizer, &checkpoint, &err),
+                         DD_CONFLICT);
+        assert_non_null(strstr(err.message, words[i]));
+    }
+    side_release(&side);
+}
+
+static void test_previous_stays_and_deadline_leaves_nothing(void **state) {
+    (void)state;
+    struct side side = {0};
+    char dir[512], path[600], previous[600];
+    struct dd_error err;
+    side_init(&side, DD_OPTIMIZER_ADAMW, 0, 0.5f);
+    fill_state(&side);
+    write_one(&side, dir, "previous");
+    file_in(path, dir, "checkpoint");
+    file_in(previous, dir, "checkpoint.previous");
+    assert_int_not_equal(access(previous, F_OK), 0);
+    char *first = NULL, *second = NULL;
+    size_t first_len = 0, second_len = 0;
+    must(dd_file_read(path, 1 << 24, &first, &first_len, &err), &err);
+    side.params->slab[0] += 1;
+    write_one(&side, dir, "previous");
+    must(dd_file_read(previous, 1 << 24, &second, &second_len, &err), &err);
+    assert_int_equal(first_len, second_len);
+    assert_memory_equal(first, second, first_len);
+    free(second);
+
+    side.params->slab[0] += 1;
+    assert_int_equal(
+        dd_checkpoint_write(dir, &identity, &side.state, side.params, side.optimizer, dd_clock_mono_us() - 1, &err),
+        DD_BUSY);
+    must(dd_file_read(previous, 1 << 24, &second, &second_len, &err), &err);
+    assert_memory_equal(first, second, first_len);
+    char command[700];
+    snprintf(command, sizeof command, "test $(ls -A '%s' | wc -l) = 2", dir);
+    assert_int_equal(system(command), 0);
+    free(first);
+    free(second);
+    side_release(&side);
+}
+
+static void test_finished_record(void **state) {
+    (void)state;
+    char dir[512], path[600], *bytes = NULL;
+    size_t len = 0;
+    struct dd_error err;
+    fixture_path(dir, "finished");
+    must(dd_dir_make(dir, &err), &err);
+    struct dd_finished finished = {.epochs_done = 5,
+                                   .steps_done = 50,
+                                   .parameters = 1000,
+                                   .model_bytes = 4100,
+                                   .best = {.epoch = 3, .macro_f1 = 0.5, .is_best = true},
+                                   .last = {.epoch = 5, .train_kl = NAN}};
+    struct dd_finished read;
+    assert_int_equal(dd_finished_read(dir, &identity, &read, &err), DD_NOT_FOUND);
+    must(dd_finished_write(dir, &identity, &finished, &err), &err);
+    must(dd_finished_read(dir, &identity, &read, &err), &err);
+    assert_int_equal(read.steps_done, 50);
+    assert_int_equal(read.best.epoch, 3);
+    same_double(read.best.macro_f1, 0.5);
+    assert_true(read.best.is_best && isnan(read.last.train_kl));
+    file_in(path, dir, "finished");
+    must(dd_file_read(path, 4096, &bytes, &len, &err), &err);
+    for (size_t at = 0; at < len; at++) {
+        bytes[at] ^= 1;
+        must(dd_file_write_durable(path, bytes, len, &err), &err);
+        assert_int_equal(dd_finished_read(dir, &identity, &read, &err), DD_CORRUPT);
+        bytes[at] ^= 1;
+    }
+    free(bytes);
+}
+
+static void test_long_epochs_forget_the_oldest_steps(void **state) {
+    (void)state;
+    struct dd_run_state run;
+    struct dd_error err;
+    dd_run_state_init(&run);
+    for (int64_t i = 1; i <= DD_STEPS_KEPT + 10; i++) {
+        must(dd_run_state_add_step(&run, &(struct dd_step_metrics){.step = i}, &err), &err);
+    }
+    assert_in_range(run.n_steps, DD_STEPS_KEPT / 2, DD_STEPS_KEPT);
+    assert_int_equal(run.steps[run.n_steps - 1].step, DD_STEPS_KEPT + 10);
+    assert_int_equal(run.steps[0].step, DD_STEPS_KEPT + 10 - (int64_t)run.n_steps + 1);
+    dd_run_state_release(&run);
+}
+
+static int set_up(void **state) {
+    struct dd_error err;
+    if (fixture_set_up(state) != 0) {
+        return -1;
+    }
+    return dd_pool_new(1, &pool, &err) == DD_OK && dd_team_join(pool, &team, &err) == DD_OK ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    dd_team_leave(team);
+    dd_pool_free(pool);
+    return fixture_tear_down(state);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_forgeries_are_refused),
+        cmocka_unit_test(test_foreign_is_refused),
+        cmocka_unit_test(test_previous_stays_and_deadline_leaves_nothing),
+        cmocka_unit_test(test_finished_record),
+        cmocka_unit_test(test_long_epochs_forget_the_oldest_steps),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,72 @@
+/* The estimate: exact where it can be, and of the right size where it guesses. */
+#include "train_fixture.h"
+
+static struct dd_train_estimate estimate(const struct dd_spec *spec, const struct dd_bert_config *base) {
+    struct dd_train_estimate result;
+    struct dd_error err;
+    must(dd_train_estimate(spec, fixture_dataset, base, 1, &result, &err), &err);
+    return result;
+}
+
+/* The sizes of the note: 97 MB with one layer, about 154 MB with three. */
+static void test_sizes_of_the_note(void **state) {
+    (void)state;
+    struct dd_model *teacher = drawn_model(1, 1);
+    struct dd_bert_config base = teacher->info.config;
+    base.vocab_size = 21128;
+    base.hidden_size = 768;
+    base.intermediate_size = 3072;
+    base.heads = 12;
+    base.layers = 12;
+    base.max_positions = 512;
+    struct dd_spec spec = tiny_spec(DD_TASK_DISTILL, DD_OPTIMIZER_ADAMW);
+    spec.hidden_size = 768;
+    spec.intermediate_size = 3072;
+    spec.heads = 3;
+    spec.layers = 1;
+    struct dd_train_estimate one = estimate(&spec, &base);
+    spec.layers = 3;
+    struct dd_train_estimate three = estimate(&spec, &base);
+    assert_int_equal(one.model_bytes, 4 * one.parameters);
+    assert_in_range(one.model_bytes, 96000000, 98000000);
+    assert_in_range(three.model_bytes, 152000000, 156000000);
+    assert_true(three.memory_bytes > one.memory_bytes + 4 * (three.model_bytes - one.model_bytes) - 1);
+    /* Weights, gradients, two moments and the teacher must be in it. */
+    assert_true(three.memory_bytes > 4 * three.model_bytes + 400000000);
+    assert_true(three.disk_bytes > 3 * 3 * three.model_bytes);
+    spec.optimizer.type = DD_OPTIMIZER_SGD;
+    spec.optimizer.momentum = 0;
+    assert_true(estimate(&spec, &base).memory_bytes < three.memory_bytes - 2 * three.model_bytes + 1000000);
+    dd_model_free(teacher);
+}
+
+static void test_operations_grow_with_the_work(void **state) {
+    (void)state;
+    struct dd_spec spec = tiny_spec(DD_TASK_FINETUNE, DD_OPTIMIZER_ADAMW);
+    struct dd_train_estimate four = estimate(&spec, NULL);
+    spec.epochs = 8;
+    struct dd_train_estimate eight = estimate(&spec, NULL);
+    assert_true(four.matmul_flops > 0 && four.seconds > 0);
+    near_double(eight.matmul_flops, 2 * four.matmul_flops, four.matmul_flops * 1e-9);
+    assert_int_equal(four.memory_bytes, eight.memory_bytes);
+}
+
+/* Tokens are guessed from the text; here every word is one or two pieces. */
+static void test_guessed_lengths_are_near(void **state) {
+    (void)state;
+    struct dd_spec spec = tiny_spec(DD_TASK_FINETUNE, DD_OPTIMIZER_ADAMW);
+    spec.max_length = 64;
+    struct attempt attempt = {.spec = spec, .run = "near", .threads = 1};
+    must(attempt_train(&attempt), &attempt.err);
+    struct dd_train_estimate guessed = estimate(&spec, NULL);
+    assert_int_equal(guessed.parameters - 16 * (100 - 65), attempt.result.parameters);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes_of_the_note),
+        cmocka_unit_test(test_operations_grow_with_the_work),
+        cmocka_unit_test(test_guessed_lengths_are_near),
+    };
+    return cmocka_run_group_tests(tests, fixture_set_up, fixture_tear_down);
+}
