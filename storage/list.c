@@ -19,28 +19,27 @@
 struct sort_key {
     const char *name;
     const char *column;
-    const char *collate; /* "" or " COLLATE …", as the index has it */
-    char kind;           /* of db_cursor */
+    char kind; /* of db_cursor */
     bool nullable;
 };
 static const struct sort_key keys[] = {
-    {"id", "id", "", 'i', false},
-    {"name", "name", " COLLATE NOCASE", 't', false},
-    {"status", "state", "", 'i', false},
-    {"created_at", "created_ms", "", 'i', false},
-    {"started_at", "started_ms", "", 'i', true},
-    {"finished_at", "finished_ms", "", 'i', true},
-    {"best_macro_f1", "best_macro_f1", "", 'r', true},
-    {"best_accuracy", "best_accuracy", "", 'r', true},
-    {"priority", "priority", "", 'i', false},
-    {"dataset", "dataset", "", 't', false},
-    {"layers", "layers", "", 'i', false},
-    {"T", "temperature", "", 'r', true},
-    {"alpha", "alpha", "", 'r', true},
-    {"lr", "lr", "", 'r', true},
-    {"elapsed_seconds", "elapsed_seconds", "", 'r', true},
-    {"model_bytes", "model_bytes", "", 'i', true},
-    {"queue", "queue_key", "", 'i', true},
+    {"id", "id", 'i', false},
+    {"name", "name", 't', false},
+    {"status", "state", 'i', false},
+    {"created_at", "created_ms", 'i', false},
+    {"started_at", "started_ms", 'i', true},
+    {"finished_at", "finished_ms", 'i', true},
+    {"best_macro_f1", "best_macro_f1", 'r', true},
+    {"best_accuracy", "best_accuracy", 'r', true},
+    {"priority", "priority", 'i', false},
+    {"dataset", "dataset", 't', false},
+    {"layers", "layers", 'i', false},
+    {"T", "temperature", 'r', true},
+    {"alpha", "alpha", 'r', true},
+    {"lr", "lr", 'r', true},
+    {"elapsed_seconds", "elapsed_seconds", 'r', true},
+    {"model_bytes", "model_bytes", 'i', true},
+    {"queue", "queue_key", 'i', true},
 };
 static const char *key_names[DD_ARRAY_LEN(keys) + 1];
 static pthread_once_t names_once = PTHREAD_ONCE_INIT;
@@ -170,17 +169,22 @@ static void put_filters(struct dd_buffer *sql, const struct listing *listing) {
     dd_buffer_puts(sql, query->teacher ? " AND teacher = ?" : "");
     dd_buffer_puts(sql, query->task ? " AND task = ?" : "");
     dd_buffer_puts(sql, query->optimizer ? " AND optimizer = ?" : "");
-    dd_buffer_puts(sql, query->tag ? " AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)" : "");
+    /* Parsing the tags of every row would take most of the time, so their text is looked at first: unless it holds an
+     * escape, a tag stands in it as it is. */
+    dd_buffer_puts(sql, query->tag ? " AND (instr(tags, ?) OR instr(tags, '\\'))"
+                                     " AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)"
+                                   : "");
     if (listing->pattern) {
         dd_buffer_puts(sql, " AND (+id = ? OR name LIKE ? ESCAPE '\\' OR dataset LIKE ? ESCAPE '\\'"
                             " OR teacher LIKE ? ESCAPE '\\' OR notes LIKE ? ESCAPE '\\'"
-                            " OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value LIKE ? ESCAPE '\\'))");
+                            " OR ((tags LIKE ? ESCAPE '\\' OR instr(tags, '\\'))"
+                            "  AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value LIKE ? ESCAPE '\\')))");
     }
 }
 
 static void bind_filters(struct db_query *bound, const struct listing *listing) {
     const struct dd_experiment_query *query = listing->query;
-    const char *const texts[] = {query->dataset, query->teacher, query->task, query->optimizer, query->tag};
+    const char *const texts[] = {query->dataset, query->teacher, query->task, query->optimizer, query->tag, query->tag};
     for (size_t i = 0; i < DD_ARRAY_LEN(texts); i++) {
         if (texts[i]) {
             db_bind_text(bound, texts[i]);
@@ -188,7 +192,7 @@ static void bind_filters(struct db_query *bound, const struct listing *listing) 
     }
     if (listing->pattern) {
         db_bind_int(bound, listing->wish_id);
-        for (int i = 0; i < 5; i++) {
+        for (int i = 0; i < 6; i++) {
             db_bind_text(bound, listing->pattern);
         }
     }
@@ -208,11 +212,11 @@ static void put_part(struct dd_buffer *sql, const struct listing *listing, bool 
         return;
     }
     if (after) {
-        dd_buffer_printf(sql, " AND (%s%s, id) %s (?, ?)", key->column, key->collate, comparison);
+        dd_buffer_printf(sql, " AND (%s, id) %s (?, ?)", key->column, comparison);
     } else if (key->nullable) {
         dd_buffer_printf(sql, " AND %s IS NOT NULL", key->column);
     }
-    dd_buffer_printf(sql, " ORDER BY %s%s %s, id %s LIMIT ?", key->column, key->collate, direction, direction);
+    dd_buffer_printf(sql, " ORDER BY %s %s, id %s LIMIT ?", key->column, direction, direction);
 }
 
 static void bind_cursor(struct db_query *bound, const struct db_cursor *cursor) {

@@ -18,6 +18,7 @@
  *
  * Rows of a run go with it (ON DELETE CASCADE).  AUTOINCREMENT: no id is ever given twice.  Each sort key of
  * dd_storage_sort_keys has an index; the row id is an index's hidden last column, so (key, id) pages need no sorting.
+ * name is declared NOCASE, so that its index serves a sort in which Milk and milk are the same.
  */
 #include <stdlib.h>
 
@@ -63,12 +64,12 @@ static const char step_1[] =
     " error_code TEXT, error_message TEXT,"
     " sweep_id INTEGER REFERENCES sweeps (id) ON DELETE SET NULL,"
     " spec_hash TEXT NOT NULL,"
-    " name TEXT NOT NULL, tags TEXT NOT NULL, notes TEXT NOT NULL, spec TEXT NOT NULL,"
+    " name TEXT NOT NULL COLLATE NOCASE, tags TEXT NOT NULL, notes TEXT NOT NULL, spec TEXT NOT NULL,"
     " queue_key INTEGER GENERATED ALWAYS AS"
     "  (CASE WHEN state = 0 THEN (1000 - priority) * 4398046511104 + queued_ms END) VIRTUAL);"
     "CREATE INDEX experiments_queue ON experiments (queue_key);"
     "CREATE INDEX experiments_state ON experiments (state);"
-    "CREATE INDEX experiments_name ON experiments (name COLLATE NOCASE);"
+    "CREATE INDEX experiments_name ON experiments (name);"
     "CREATE INDEX experiments_created ON experiments (created_ms);"
     "CREATE INDEX experiments_started ON experiments (started_ms);"
     "CREATE INDEX experiments_finished ON experiments (finished_ms);"

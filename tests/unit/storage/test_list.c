@@ -180,6 +180,12 @@ static void test_filters(void **state) {
     assert_int_equal(COUNT(.tag = "a"), 1);
     assert_int_equal(COUNT(.tag = "100%"), 1);
     assert_int_equal(COUNT(.tag = "milk"), 58);
+    /* Escapes in the JSON. */
+    raw_sql(f, "UPDATE experiments SET tags = '[\"say \\\"hi\\\"\",\"\\u77e5\\u8bc6\"]' WHERE id = 12");
+    assert_int_equal(COUNT(.tag = "say \"hi\""), 1);
+    assert_int_equal(COUNT(.tag = "知识"), 1);
+    assert_int_equal(COUNT(.q = "y \"hi\""), 1);
+    assert_int_equal(COUNT(.tag = "u77e5"), 0);
     assert_int_equal(COUNT(.tag = "mil"), 0);
     assert_int_equal(COUNT(.q = "#10"), 1);
     assert_int_equal(COUNT(.q = "NOTE OF"), 1);
