@@ -102,6 +102,148 @@ class ReportRow(ctypes.Structure):
     ]
 
 
+class BertConfig(ctypes.Structure):
+    _fields_ = [
+        *[
+            (name, ctypes.c_int)
+            for name in (
+                "vocab_size",
+                "hidden_size",
+                "layers",
+                "heads",
+                "intermediate_size",
+                "max_positions",
+                "type_vocab_size",
+                "n_labels",
+                "pad_token_id",
+            )
+        ],
+        ("hidden_act", ctypes.c_char * 16),
+        *[
+            (name, ctypes.c_double)
+            for name in (
+                "layer_norm_eps",
+                "initializer_range",
+                "hidden_dropout",
+                "attention_dropout",
+                "classifier_dropout",
+            )
+        ],
+    ]
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char * 96),
+        ("rank", ctypes.c_int),
+        ("shape", ctypes.c_size_t * 2),
+        ("offset", ctypes.c_size_t),
+        ("count", ctypes.c_size_t),
+        ("decay", ctypes.c_bool),
+    ]
+
+
+class Params(ctypes.Structure):
+    _fields_ = [
+        ("slab", ctypes.POINTER(ctypes.c_float)),
+        ("count", ctypes.c_size_t),
+        ("tensors", ctypes.POINTER(Tensor)),
+        ("n_tensors", ctypes.c_int),
+    ]
+
+
+class ModelInfo(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int),
+        ("config", BertConfig),
+        ("parameters", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("has_pooler", ctypes.c_bool),
+        ("has_tokenizer", ctypes.c_bool),
+        ("n_labels", ctypes.c_int),
+        ("labels", (ctypes.c_char * 128) * MAX_CLASSES),
+        ("do_lower_case", ctypes.c_bool),
+        ("weights_file", ctypes.c_char * 64),
+        ("weights_format", ctypes.c_char * 24),
+        ("sha256", ctypes.c_char * 65),
+    ]
+
+
+class Model(ctypes.Structure):
+    _fields_ = [("info", ModelInfo), ("params", ctypes.POINTER(Params)), ("tokenizer", ctypes.c_void_p)]
+
+
+ENCODER, CLASSIFIER = 0, 1
+
+
+class BertConfig(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in (
+            "vocab_size", "hidden_size", "layers", "heads", "intermediate_size", "max_positions", "type_vocab_size",
+            "n_labels", "pad_token_id",
+        )
+    ] + [("hidden_act", ctypes.c_char * 16)] + [
+        (name, ctypes.c_double)
+        for name in (
+            "layer_norm_eps", "initializer_range", "hidden_dropout", "attention_dropout", "classifier_dropout",
+        )
+    ]
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char * 96),
+        ("rank", ctypes.c_int),
+        ("shape", ctypes.c_size_t * 2),
+        ("offset", ctypes.c_size_t),
+        ("count", ctypes.c_size_t),
+        ("decay", ctypes.c_bool),
+    ]
+
+
+class Params(ctypes.Structure):
+    _fields_ = [
+        ("slab", ctypes.POINTER(ctypes.c_float)),
+        ("count", ctypes.c_size_t),
+        ("tensors", ctypes.POINTER(Tensor)),
+        ("n_tensors", ctypes.c_int),
+    ]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [
+        ("n_sequences", ctypes.c_int),
+        ("n_tokens", ctypes.c_int),
+        ("ids", ctypes.POINTER(ctypes.c_int32)),
+        ("segments", ctypes.POINTER(ctypes.c_uint8)),
+        ("offsets", ctypes.POINTER(ctypes.c_int32)),
+    ]
+
+
+class Dropout(ctypes.Structure):
+    _fields_ = [("on", ctypes.c_bool), ("seed", ctypes.c_uint64), ("step", ctypes.c_uint64)]
+
+
+class Loss(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_double), ("kl", ctypes.c_double), ("ce", ctypes.c_double)]
+
+
+class OptimizerSpec(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("lr", ctypes.c_double),
+        ("weight_decay", ctypes.c_double),
+        ("eps", ctypes.c_double),
+        ("beta1", ctypes.c_double),
+        ("beta2", ctypes.c_double),
+        ("momentum", ctypes.c_double),
+        ("warmup", ctypes.c_double),
+        ("schedule", ctypes.c_int),
+        ("max_grad_norm", ctypes.c_double),
+    ]
+
+
 class EngineFailure(Exception):
     def __init__(self, error):
         self.status, self.code = error.status, error.code.decode()
@@ -127,3 +269,16 @@ def shared(*parts):
 def check(status, error):
     if status != 0:
         raise EngineFailure(error)
+
+
+def tensors(params):
+    """{name: numpy array} over the slab of a Params, without copying."""
+    import numpy
+
+    slab = numpy.ctypeslib.as_array(params.slab, shape=(params.count,))
+    views = {}
+    for i in range(params.n_tensors):
+        tensor = params.tensors[i]
+        shape = tuple(tensor.shape[: tensor.rank])
+        views[tensor.name.decode()] = slab[tensor.offset : tensor.offset + tensor.count].reshape(shape)
+    return views
