@@ -381,6 +381,16 @@ enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *par
     return status;
 }
 
+void dd_infer_bounds(const struct dd_packed *packed, int *ret_tokens, int *ret_sequences) {
+    int tokens = DD_MAX(DD_INFER_TOKENS, packed->longest);
+    if (packed->n_tokens < (uint64_t)tokens) {
+        tokens = (int)packed->n_tokens;
+    }
+    tokens = DD_MAX(tokens, 2);
+    *ret_tokens = tokens;
+    *ret_sequences = DD_MIN(DD_INFER_SEQUENCES, tokens / 2); /* a row has at least two tokens */
+}
+
 void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label, float *score) {
     for (size_t r = 0; r < n; r++) {
         const float *row = logits + r * (size_t)n_labels;

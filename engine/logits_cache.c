@@ -215,10 +215,8 @@ static enum dd_status entry_lock(const struct entry *entry, const char *cache_di
 static enum dd_status ask(const struct dd_model *teacher, const struct dd_packed *packed, int max_length,
                           struct dd_pool *pool, const struct dd_progress *progress, const struct dd_cancel *cancel,
                           float *logits, struct dd_error *err) {
-    int tokens = DD_MAX(DD_INFER_TOKENS, packed->longest);
-    if (packed->n_tokens < (uint64_t)tokens) {
-        tokens = DD_MAX((int)packed->n_tokens, 1);
-    }
+    int tokens, sequences;
+    dd_infer_bounds(packed, &tokens, &sequences);
     struct dd_team *team = NULL;
     struct dd_bert *bert = NULL;
     struct dd_gather gather = {0};
@@ -226,10 +224,10 @@ static enum dd_status ask(const struct dd_model *teacher, const struct dd_packed
     if (status != DD_OK) {
         return status;
     }
-    status = dd_gather_init(&gather, tokens, DD_INFER_SEQUENCES, err);
+    status = dd_gather_init(&gather, tokens, sequences, err);
     if (status == DD_OK) {
-        status = dd_bert_new(&teacher->info.config, tokens, DD_INFER_SEQUENCES, max_length, false, DD_PRECISION_FP32,
-                             team, &bert, err);
+        status = dd_bert_new(&teacher->info.config, tokens, sequences, max_length, false, DD_PRECISION_FP32, team,
+                             &bert, err);
     }
     if (status == DD_OK) {
         status = dd_forward_rows(bert, teacher->params, packed, &gather, team, teacher->info.config.n_labels, cancel,

@@ -51,11 +51,8 @@ static enum dd_status forward(const struct dd_predictor *predictor, const struct
                               struct dd_team *team, const struct dd_cancel *cancel, float *logits,
                               struct dd_error *err) {
     const struct dd_bert_config *config = &predictor->model->info.config;
-    int tokens = DD_MAX(DD_INFER_TOKENS, packed->longest);
-    if (packed->n_tokens < (uint64_t)tokens) {
-        tokens = (int)packed->n_tokens;
-    }
-    int sequences = (int)DD_MIN((uint32_t)DD_INFER_SEQUENCES, packed->rows);
+    int tokens, sequences;
+    dd_infer_bounds(packed, &tokens, &sequences);
     struct dd_gather gather = {0};
     struct dd_bert *bert = NULL;
     enum dd_status status = dd_gather_init(&gather, tokens, sequences, err);

@@ -101,7 +101,7 @@ static enum dd_status make_kernels(struct dd_run *run, struct dd_error *err) {
         return dd_fail(err, DD_INVALID, "batch_too_large", "a batch of %d rows can have %llu tokens; lower batch_size",
                        spec->batch_size, (unsigned long long)tokens);
     }
-    int sequences = DD_MAX(spec->batch_size, EVALUATION_SEQUENCES);
+    int sequences = DD_MIN(DD_MAX(spec->batch_size, EVALUATION_SEQUENCES), (int)tokens / 2);
     enum dd_status status = dd_gather_init(&run->gather, (int)tokens, sequences, err);
     if (status == DD_OK) {
         status = dd_bert_new(config, (int)tokens, sequences, spec->max_length, true, spec->precision, run->team,

@@ -75,6 +75,8 @@ enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *par
                                struct dd_gather *gather, struct dd_team *team, int n_labels,
                                const struct dd_cancel *cancel, const struct dd_progress *progress, float *logits,
                                struct dd_error *err) DD_MUST_CHECK;
+/* Bounds of a batch that are enough for inference over these rows at full rate, and no more than they need. */
+void dd_infer_bounds(const struct dd_packed *packed, int *ret_tokens, int *ret_sequences);
 /* Row by row: the label of the largest logit (the first on ties) and its softmax probability.  score may be NULL. */
 void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label, float *score);
 
