@@ -1,0 +1,35 @@
+// A run's colour, a function of its id alone, so that it is the same on every page, in every list and after a restart.
+// Hues step by the golden angle, so that neighbouring ids differ; lightness follows the theme, so that lines keep a
+// contrast of at least 3:1 with the paper. Each run also has a dash and a symbol: colour is never the only mark.
+import { isDark } from './theme.js';
+
+export const DASHES = ['solid', [7, 3], [2, 3], [9, 3, 2, 3]];
+export const SYMBOLS = ['circle', 'rect', 'triangle', 'diamond', 'emptyCircle', 'emptyRect', 'emptyTriangle', 'emptyDiamond'];
+
+/** OKLCH to "#rrggbb", clamped to sRGB. (Ottosson, "A perceptual color space for image processing", 2020.) */
+export function oklch(lightness, chroma, hueDegrees) {
+  const a = chroma * Math.cos((hueDegrees * Math.PI) / 180);
+  const b = chroma * Math.sin((hueDegrees * Math.PI) / 180);
+  const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
+  const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
+  const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
+  const linear = [
+    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
+  ];
+  const hex = linear.map((v) => {
+    const clamped = Math.min(1, Math.max(0, v));
+    const encoded = clamped <= 0.0031308 ? 12.92 * clamped : 1.055 * clamped ** (1 / 2.4) - 0.055;
+    return Math.round(255 * encoded).toString(16).padStart(2, '0');
+  });
+  return `#${hex.join('')}`;
+}
+
+export function runColour(id, dark = isDark()) {
+  const hue = (230 + id * 137.508) % 360;
+  return dark ? oklch(0.78, 0.125, hue) : oklch(0.54, 0.135, hue);
+}
+
+export const runDash = (id) => DASHES[Math.floor(id / 5) % DASHES.length];
+export const runSymbol = (id) => SYMBOLS[id % SYMBOLS.length];

@@ -1,0 +1,384 @@
+// Compare: several runs side by side: two overlaid charts, a table with differences to a baseline, what differs in the
+// specs, quality against size and time, parallel coordinates, and where two confusion matrices differ. Live as the Run
+// page is, from the same store.
+import { fill, h } from '../dom.js';
+import { t } from '../i18n.js';
+import { explain, get } from '../api.js';
+import { chartPanel } from '../chartpanel.js';
+import { runColour, runDash, runSymbol } from '../colour.js';
+import { bytes, delta, duration, number, percent, score, shortScore } from '../format.js';
+import { attempt, chip, notice, segmented } from '../widgets.js';
+import { href, route, setParams } from '../router.js';
+import { loadMetrics, loadRun, loadRuns, metricsOf, on, run } from '../store.js';
+import { smooth } from '../smooth.js';
+
+const MOST = 50;
+const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
+const METRICS = [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'dev_loss'];
+const LABELS = new Set(['name', 'notes', 'tags', 'priority', 'save_as']); // fields that decide nothing
+
+/** {path: value} of a spec, nested fields joined by a dot, labels left out. */
+export function flatten(spec, prefix = '') {
+  const out = {};
+  for (const [key, value] of Object.entries(spec)) {
+    if (!prefix && LABELS.has(key)) continue;
+    if (value && typeof value === 'object' && !Array.isArray(value)) Object.assign(out, flatten(value, `${key}.`));
+    else out[prefix + key] = value;
+  }
+  return out;
+}
+
+/** Runs whose specs differ in nothing but the seed. [[id, …], …] */
+export function seedGroups(ids, specOf) {
+  const groups = new Map();
+  for (const id of ids) {
+    const { seed: _, ...rest } = flatten(specOf(id));
+    const key = JSON.stringify(Object.entries(rest).sort());
+    groups.set(key, [...(groups.get(key) ?? []), id]);
+  }
+  return [...groups.values()];
+}
+
+export function mount(root) {
+  let ids = [];
+  let offs = [];
+  let panels = [];
+  const note = h('p', { role: 'status' });
+  const controls = h('div', { class: 'toolbar slim' });
+  const chartsHost = h('div', { class: 'charts two' });
+  const table = h('div', { class: 'scroll-x' });
+  const specs = h('div', { class: 'scroll-x' });
+  const scatters = h('div', { class: 'charts two' });
+  const confusion = h('section', {});
+  const body = h(
+    'div',
+    {},
+    controls,
+    chartsHost,
+    h('h2', { class: 'section' }, t('compare.scores')),
+    table,
+    h('h2', { class: 'section' }, t('compare.specs')),
+    specs,
+    h('h2', { class: 'section' }, t('compare.trade')),
+    scatters,
+    confusion,
+  );
+  fill(root, h('div', { class: 'page' }, h('h1', { class: 'page-title' }, t('nav.compare')), note, body));
+
+  const param = (name) => route().params.get(name);
+  const metric = (name, otherwise) => (METRICS.includes(param(name)) ? param(name) : otherwise);
+  const xMode = () => (param('x') === 'time' ? 'time' : 'epoch');
+  const smoothing = () => Math.min(0.98, Math.max(0, Number(param('smooth')) || 0));
+  const hidden = () => new Set((param('hide') ?? '').split(',').filter(Boolean));
+  const seeds = () => param('seeds') === '1';
+  const baseline = () => (ids.includes(Number(param('base'))) ? Number(param('base')) : ids[0]);
+  const label = (id) => run(id)?.name || `#${id}`;
+  const toggle = (id) => {
+    const set = hidden();
+    if (!set.delete(String(id))) set.add(String(id));
+    setParams({ hide: [...set].join(',') || null });
+  };
+
+  // ---- curves ----
+  const xOf = (rows) => (xMode() === 'time' ? rows.column('elapsed_seconds') : rows.column('epoch'));
+
+  function lineOf(id, name) {
+    const rows = metricsOf(id);
+    if (!rows?.length) return [];
+    const x = xOf(rows);
+    const y = rows.column(name);
+    const base = { id: String(id), toggle: String(id), name: `#${id} ${label(id)}`, colour: runColour(id), dash: runDash(id), symbol: runSymbol(id) };
+    if (!smoothing()) return [{ ...base, x, y }];
+    return [
+      { ...base, id: `${id}:raw`, faint: true, x, y },
+      { ...base, x, y: smooth(rows.column('epoch'), y, -1 / Math.log(smoothing())), raw: y },
+    ];
+  }
+
+  /** Mean over the seeds of a group at each epoch that all have, with the least and the largest as faint lines. */
+  function groupLines(group, name) {
+    const rows = group.map(metricsOf).filter((r) => r?.length);
+    if (!rows.length) return [];
+    const n = Math.min(...rows.map((r) => r.length));
+    const x = xOf(rows[0]).slice(0, n);
+    const at = (i, fn) => {
+      const values = rows.map((r) => r.column(name)[i]).filter((v) => v !== null);
+      return values.length ? fn(values) : null;
+    };
+    const over = (fn) => x.map((_, i) => at(i, fn));
+    const [id] = group;
+    const base = { toggle: String(id), colour: runColour(id), x };
+    return [
+      { ...base, id: `${id}:low`, faint: true, y: over((v) => Math.min(...v)) },
+      { ...base, id: `${id}:high`, faint: true, y: over((v) => Math.max(...v)) },
+      { ...base, id: String(id), name: t('compare.mean_of', { name: label(id), n: rows.length }), dash: runDash(id), symbol: runSymbol(id), width: 2, y: over((v) => v.reduce((a, b) => a + b, 0) / v.length) },
+    ];
+  }
+
+  function curveModel(name) {
+    const series = seeds() ? seedGroups(ids.filter(run), (id) => run(id).spec).flatMap((group) => groupLines(group, name)) : ids.flatMap((id) => lineOf(id, name));
+    if (!series.length) return null;
+    const isScore = SCORES.includes(name);
+    return {
+      x: { name: t(`x.${xMode()}`), format: xMode() === 'time' ? duration : (v) => String(Math.round(v)), whole: xMode() === 'epoch' },
+      y: { name: t(`metric.${name}`), log: param('log') === '1' && !isScore, format: isScore ? score : number, tick: isScore ? shortScore : undefined },
+      series,
+    };
+  }
+
+  function curveSummary(name) {
+    const lower = !SCORES.includes(name);
+    const ends = ids.map((id) => [id, bestOf(id, name)]).filter(([, v]) => v !== null);
+    if (!ends.length) return t('chart.nothing_yet');
+    ends.sort((a, b) => (lower ? a[1] - b[1] : b[1] - a[1]));
+    const format = lower ? number : score;
+    return t('summary.compare', { metric: t(`metric.${name}`), best: label(ends[0][0]), value: format(ends[0][1]), worst: label(ends.at(-1)[0]), low: format(ends.at(-1)[1]) });
+  }
+  function bestOf(id, name) {
+    const values = metricsOf(id)?.column(name).filter((v) => v !== null) ?? [];
+    if (!values.length) return null;
+    return values.reduce((a, b) => (SCORES.includes(name) ? Math.max(a, b) : Math.min(a, b)));
+  }
+
+  function curvePanel(key, otherwise) {
+    const name = () => metric(key, otherwise);
+    const panel = chartPanel({ title: t(key === 'm1' ? 'compare.first' : 'compare.second'), name: `compare-${key}`, group: 'compare', tall: true, hidden, onToggle: toggle, model: () => curveModel(name()), summary: () => curveSummary(name()) });
+    const select = h('select', { 'aria-label': t('compare.metric'), value: name(), onchange: (e) => setParams({ [key]: e.target.value === otherwise ? null : e.target.value }) }, METRICS.map((m) => h('option', { value: m }, t(`metric.${m}`))));
+    panel.element.querySelector('h3').replaceChildren(select);
+    return panel;
+  }
+
+  // ---- table ----
+  function drawTable() {
+    const base = run(baseline());
+    const at = param('at') ?? 'best';
+    const scoresOf = (r) => {
+      if (at === 'best' || at === 'last') return r[at];
+      const rows = metricsOf(r.id);
+      const i = rows ? rows.column('epoch').indexOf(Number(at)) : -1;
+      if (i < 0) return null;
+      return { epoch: Number(at), ...Object.fromEntries(METRICS.map((m) => [m, rows.column(m)[i]])) };
+    };
+    const reference = base && scoresOf(base);
+    const keys = ['macro_f1', 'accuracy', 'weighted_f1'];
+    fill(
+      table,
+      h(
+        'table',
+        { class: 'data wide' },
+        h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, t('compare.baseline')), h('th', { scope: 'col' }, t('column.name')), h('th', { scope: 'col', class: 'num' }, t('x.epoch')), keys.flatMap((k) => [h('th', { scope: 'col', class: 'num' }, t(`metric.${k}`)), h('th', { scope: 'col', class: 'num' }, 'Δ')]), ['column.retention', 'column.size', 'compare.time'].map((k) => h('th', { scope: 'col', class: 'num' }, t(k))))),
+        h(
+          'tbody',
+          {},
+          ids.map((id) => {
+            const r = run(id);
+            if (!r) return null;
+            const s = scoresOf(r);
+            return h(
+              'tr',
+              {},
+              h('td', {}, h('input', { type: 'radio', name: 'baseline', checked: id === baseline(), 'aria-label': t('compare.make_baseline', { name: label(id) }), onchange: () => setParams({ base: id }) })),
+              h('th', { scope: 'row' }, chip(id), h('a', { href: href(['runs', String(id)]) }, label(id)), ' ', h('span', { class: 'id' }, `#${id}`)),
+              h('td', { class: 'num' }, s?.epoch ?? '–'),
+              keys.flatMap((k) => [h('td', { class: 'num strong' }, score(s?.[k])), h('td', { class: 'num faint' }, id === baseline() || !s || !reference ? '' : delta(s[k] - reference[k]))]),
+              h('td', { class: 'num' }, percent(r.retention?.macro_f1)),
+              h('td', { class: 'num' }, bytes(r.model?.bytes)),
+              h('td', { class: 'num' }, duration(r.progress?.elapsed_seconds)),
+            );
+          }),
+        ),
+      ),
+    );
+  }
+
+  function drawSpecs() {
+    const known = ids.filter(run);
+    const flat = known.map((id) => flatten(run(id).spec));
+    const keys = [...new Set(flat.flatMap((f) => Object.keys(f)))];
+    const differs = (key) => new Set(flat.map((f) => JSON.stringify(f[key] ?? null))).size > 1;
+    const shown = param('all') === '1' ? keys : keys.filter(differs);
+    const printed = (v) => (v === undefined ? '–' : typeof v === 'string' ? v : JSON.stringify(v));
+    fill(
+      specs,
+      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: param('all') !== '1', onchange: (e) => setParams({ all: e.target.checked ? null : '1' }) }), t('compare.only_differences')),
+      shown.length
+        ? h(
+            'table',
+            { class: 'data spec wide' },
+            h('thead', {}, h('tr', {}, h('td', {}), known.map((id) => h('th', { scope: 'col' }, chip(id), label(id))))),
+            h('tbody', {}, shown.map((key) => h('tr', {}, h('th', { scope: 'row' }, key), flat.map((f) => h('td', { class: differs(key) ? 'strong' : 'faint' }, printed(f[key])))))),
+          )
+        : h('p', { class: 'faint' }, t('compare.same_specs')),
+    );
+  }
+
+  // ---- quality against cost ----
+  const costModel = (cost, name, format) => () => {
+    const points = ids.map(run).filter((r) => r && typeof r.best?.macro_f1 === 'number' && typeof cost(r) === 'number');
+    if (!points.length) return null;
+    return {
+      kind: 'scatter',
+      x: { name, format },
+      y: { name: t('metric.macro_f1'), format: score, tick: shortScore },
+      series: points.map((r) => ({ id: String(r.id), name: `#${r.id} ${label(r.id)}`, label: `#${r.id}`, colour: runColour(r.id), symbol: runSymbol(r.id), x: cost(r), y: r.best.macro_f1 })),
+    };
+  };
+  function parallelModel() {
+    const known = ids.filter((id) => typeof run(id)?.best?.macro_f1 === 'number');
+    if (known.length < 2) return null;
+    const flat = known.map((id) => flatten(run(id).spec));
+    const keys = [...new Set(flat.flatMap((f) => Object.keys(f)))].filter((key) => key !== 'seed' && new Set(flat.map((f) => JSON.stringify(f[key] ?? null))).size > 1).slice(0, 8);
+    const axes = keys.map((key) => {
+      const values = flat.map((f) => f[key]);
+      return values.every((v) => typeof v === 'number') ? { name: key, format: number } : { name: key, categories: [...new Set(values.map((v) => String(v ?? '–')))] };
+    });
+    axes.push({ name: t('metric.macro_f1'), format: shortScore });
+    return {
+      kind: 'parallel',
+      axes,
+      series: known.map((id, i) => ({
+        id: String(id),
+        name: `#${id} ${label(id)}`,
+        colour: runColour(id),
+        dash: runDash(id),
+        values: [...keys.map((key, k) => (axes[k].categories ? String(flat[i][key] ?? '–') : flat[i][key])), run(id).best.macro_f1],
+      })),
+    };
+  }
+  const countSummary = () => t('summary.points', { n: ids.filter((id) => run(id)?.best).length });
+
+  // ---- confusion ----
+  async function drawConfusion() {
+    const other = Number(param('vs'));
+    const choose = (key, value, list) => h('select', { 'aria-label': t('compare.confusion'), value: String(value ?? ''), onchange: (e) => setParams({ [key]: e.target.value || null }) }, h('option', { value: '' }, t('compare.choose')), list.map((id) => h('option', { value: String(id) }, `#${id} ${label(id)}`)));
+    const out = h('div', {});
+    fill(confusion, h('h2', { class: 'section' }, t('compare.confusion')), h('p', {}, t('compare.confusion_text', { base: label(baseline()) }), ' ', choose('vs', ids.includes(other) ? other : '', ids.filter((id) => id !== baseline()))), out);
+    if (!ids.includes(other) || other === baseline()) return;
+    const reports = await attempt(() => Promise.all([baseline(), other].map((id) => get(`experiments/${id}/epochs/best/report`))));
+    if (!reports) return;
+    const [a, b] = reports;
+    if (a.labels.join('\n') !== b.labels.join('\n')) {
+      fill(out, h('p', { class: 'faint' }, t('compare.other_classes')));
+      return;
+    }
+    const sign = (n) => (n > 0 ? `+${n}` : n < 0 ? `\u2212${-n}` : '0');
+    const most = Math.max(1, ...b.confusion_matrix.flatMap((row, i) => row.map((n, j) => Math.abs(n - a.confusion_matrix[i][j]))));
+    fill(
+      out,
+      h(
+        'table',
+        { class: 'data confusion' },
+        h('caption', {}, t('report.confusion_caption')),
+        h('thead', {}, h('tr', {}, h('td', {}), a.labels.map((name) => h('th', { scope: 'col', class: 'num' }, name)))),
+        h(
+          'tbody',
+          {},
+          b.confusion_matrix.map((row, i) =>
+            h(
+              'tr',
+              {},
+              h('th', { scope: 'row' }, a.labels[i]),
+              row.map((n, j) => {
+                const d = n - a.confusion_matrix[i][j];
+                const better = i === j ? d > 0 : d < 0;
+                return h('td', { class: `num ${d === 0 ? '' : better ? 'hit' : 'miss'}`, vars: { '--v': (Math.abs(d) / most).toFixed(3) } }, sign(d));
+              }),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
+  // ---- frame ----
+  function drawControls() {
+    const at = param('at') ?? 'best';
+    fill(
+      controls,
+      h('span', { class: 'label' }, 'x'),
+      segmented('x', [['epoch', t('x.epoch')], ['time', t('x.time')]], xMode(), (m) => setParams({ x: m === 'epoch' ? null : m })),
+      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: param('log') === '1', onchange: (e) => setParams({ log: e.target.checked ? '1' : null }) }), t('chart.log')),
+      h('label', { class: 'check' }, t('chart.smoothing'), h('input', { type: 'range', min: '0', max: '0.95', step: '0.05', value: String(smoothing()), onchange: (e) => setParams({ smooth: Number(e.target.value) || null }) })),
+      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: seeds(), onchange: (e) => setParams({ seeds: e.target.checked ? '1' : null }) }), t('compare.group_seeds')),
+      h('label', { class: 'check' }, t('compare.scores_at'), h('input', { type: 'text', class: 'short', value: at, list: 'compare-at', 'aria-label': t('compare.scores_at'), onchange: (e) => setParams({ at: ['', 'best'].includes(e.target.value) ? null : e.target.value }) }), h('datalist', { id: 'compare-at' }, ['best', 'last', '10', '20'].map((v) => h('option', { value: v })))),
+    );
+  }
+
+  function redraw() {
+    if (!controls.contains(document.activeElement)) drawControls();
+    drawTable();
+    drawSpecs();
+    panels.forEach((panel) => panel.now());
+  }
+
+  function stop() {
+    offs.forEach((off) => off());
+    panels.forEach((panel) => panel.stop());
+    offs = [];
+    panels = [];
+  }
+
+  async function begin() {
+    stop();
+    body.hidden = ids.length === 0;
+    if (!ids.length) {
+      fill(note, h('p', { class: 'teach' }, t('compare.none'), ' ', h('a', { href: href(['runs']) }, t('nav.runs'))), suggestion);
+      return;
+    }
+    fill(note);
+    const results = await Promise.allSettled(ids.map((id) => (run(id) ? run(id) : loadRun(id))));
+    const failed = results.find((r) => r.status === 'rejected');
+    if (failed) notice(explain(failed.reason), { bad: true });
+    if (!root.isConnected) return;
+    const two = [curvePanel('m1', 'macro_f1'), curvePanel('m2', 'dev_loss')];
+    const trade = [
+      chartPanel({ title: t('compare.f1_size'), name: 'compare-size', model: costModel((r) => r.model?.bytes, t('column.size'), bytes), summary: countSummary }),
+      chartPanel({ title: t('compare.f1_time'), name: 'compare-time', model: costModel((r) => r.progress?.elapsed_seconds, t('compare.time'), duration), summary: countSummary }),
+      chartPanel({ title: t('compare.parallel'), name: 'compare-parallel', model: parallelModel, summary: countSummary }),
+    ];
+    panels = [...two, ...trade];
+    fill(chartsHost, two.map((p) => p.element));
+    fill(scatters, trade.map((p) => p.element));
+    for (const id of ids) {
+      offs.push(
+        on(`metrics:${id}`, () => two.forEach((p) => p.ask())),
+        on(`run:${id}`, () => {
+          drawTable();
+          trade.forEach((p) => p.ask());
+        }),
+      );
+      loadMetrics(id).catch(() => {});
+    }
+    redraw();
+    drawConfusion();
+  }
+
+  // ---- with nothing chosen: the newest runs as a suggestion ----
+  const suggestion = h('p', { class: 'teach' });
+  async function suggest() {
+    const page = await attempt(() => loadRuns('?limit=4'));
+    if (page?.ids.length >= 2) fill(suggestion, h('a', { class: 'button', href: href(['compare'], { ids: page.ids.join(',') }) }, t('compare.newest', { n: page.ids.length })));
+  }
+
+  let shownIds = null;
+  let shownVs = '';
+  return {
+    title: () => t('nav.compare'),
+    update({ params }) {
+      const wanted = params.get('ids') ?? '';
+      if (wanted !== shownIds) {
+        shownIds = wanted;
+        ids = [...new Set(wanted.split(',').map(Number).filter((n) => Number.isInteger(n) && n > 0))].slice(0, MOST);
+        if (!ids.length) suggest();
+        begin();
+      } else redraw();
+      const vs = `${params.get('vs')}|${params.get('base')}`;
+      if (vs !== shownVs && ids.length) {
+        shownVs = vs;
+        drawConfusion();
+      }
+    },
+    keys: {},
+    stop,
+  };
+}

@@ -1,0 +1,243 @@
+// The one store: what GETs answered and what events added. Pages read it and subscribe to topics; they never keep
+// copies. History is fetched once: afterwards only deltas (events, or `?after=` when events were missed) are added.
+//
+// Topics: 'run:<id>' a resource changed, 'runs' some resource changed or appeared (payload: id), 'gone' one was deleted,
+// 'metrics:<id>', 'steps:<id>', 'log:<id>' rows were added, 'stream' the line's state changed, 'reset' events were missed.
+import { get } from './api.js';
+import { connect } from './stream.js';
+import { thin } from './smooth.js';
+
+export const FINAL = new Set(['finished', 'failed', 'cancelled']);
+export const STEP_POINTS = 1500;
+const LOG_LINES = 5000;
+const LOG_PAGE = 500;
+
+const listeners = new Map();
+const runs = new Map();
+const touched = new Map(); // id → how many events changed the resource; lets a slow GET lose against a newer event
+const metrics = new Map();
+const steps = new Map();
+const logs = new Map();
+let line = { state: 'connecting', since: Date.now() };
+let stream = null;
+
+export function on(topic, fn) {
+  if (!listeners.has(topic)) listeners.set(topic, new Set());
+  listeners.get(topic).add(fn);
+  return () => listeners.get(topic).delete(fn);
+}
+
+function emit(topic, payload) {
+  for (const fn of [...(listeners.get(topic) ?? [])]) fn(payload);
+}
+
+export const run = (id) => runs.get(id);
+export const isFinal = (id) => FINAL.has(runs.get(id)?.status);
+export const streamState = () => line;
+export const retryStream = () => stream?.retry();
+
+/** Puts a resource that some call answered into the store and returns it. */
+export function keep(resource) {
+  runs.set(resource.id, resource);
+  const history = metrics.get(resource.id);
+  if (history && !FINAL.has(resource.status)) history.whole = false; // a retry moves it again
+  touched.set(resource.id, (touched.get(resource.id) ?? 0) + 1);
+  emit(`run:${resource.id}`, resource);
+  emit('runs', resource.id);
+  return resource;
+}
+
+export function forget(id) {
+  for (const map of [runs, metrics, steps, logs]) map.delete(id);
+  emit('gone', id);
+}
+
+export async function loadRun(id) {
+  const before = touched.get(id);
+  const resource = await get(`experiments/${id}`);
+  return touched.get(id) === before ? keep(resource) : runs.get(id);
+}
+
+/** One page of the history. The resources are kept; the ids are answered in order. */
+export async function loadRuns(search, signal) {
+  const before = new Map(touched);
+  const page = await get(`experiments${search}`, { signal });
+  for (const resource of page.items)
+    if (touched.get(resource.id) === before.get(resource.id)) keep(resource);
+  return { ids: page.items.map((r) => r.id), next: page.next_cursor, total: page.total ?? null };
+}
+
+// ---- columns ------------------------------------------------------------------------------------------------------
+
+/** Columns of equal length, ordered by a key; a row with a known key replaces what was there. */
+export class Columns {
+  constructor(key) {
+    this.key = key;
+    this.columns = { [key]: [] };
+  }
+
+  get length() {
+    return this.columns[this.key].length;
+  }
+
+  get last() {
+    return this.columns[this.key][this.length - 1];
+  }
+
+  column(name) {
+    return this.columns[name] ?? new Array(this.length).fill(null);
+  }
+
+  add(row) {
+    const keys = this.columns[this.key];
+    let at = keys.length;
+    while (at > 0 && keys[at - 1] >= row[this.key]) at--;
+    const replaces = keys[at] === row[this.key];
+    for (const name of Object.keys(row))
+      if (!(name in this.columns)) this.columns[name] = new Array(keys.length).fill(null);
+    for (const [name, column] of Object.entries(this.columns)) {
+      const value = row[name] ?? null;
+      if (replaces) column[at] = value;
+      else column.splice(at, 0, value);
+    }
+  }
+
+  /** Keeps only these indices. */
+  pick(indices) {
+    for (const name of Object.keys(this.columns)) this.columns[name] = indices.map((i) => this.columns[name][i]);
+  }
+}
+
+// ---- metrics per epoch --------------------------------------------------------------------------------------------
+
+export const metricsOf = (id) => metrics.get(id)?.rows ?? null;
+
+/** Fetches the epochs of a run that are not here yet; a final run that was read whole is never asked again. */
+export function loadMetrics(id) {
+  let entry = metrics.get(id);
+  if (!entry) metrics.set(id, (entry = { rows: new Columns('epoch'), whole: false, pending: null }));
+  if (entry.whole) return Promise.resolve(entry.rows);
+  entry.pending ??= (async () => {
+    try {
+      const wasFinal = isFinal(id);
+      const after = entry.rows.length ? `?after=${entry.rows.last}` : '';
+      const answer = await get(`experiments/${id}/metrics${after}`);
+      for (const row of answer.epochs) entry.rows.add(row);
+      entry.whole = wasFinal;
+      emit(`metrics:${id}`, entry.rows);
+      return entry.rows;
+    } finally {
+      entry.pending = null;
+    }
+  })();
+  return entry.pending;
+}
+
+// ---- steps ---------------------------------------------------------------------------------------------------------
+
+/** The steps of a run between two steps (null: open), reduced by the server; kept for the open range only. */
+export async function loadSteps(id, from = null, to = null) {
+  const whole = from === null && to === null;
+  if (whole && steps.has(id)) return steps.get(id);
+  const range = `${from === null ? '' : `&after=${Math.floor(from) - 1}`}${to === null ? '' : `&before=${Math.ceil(to)}`}`;
+  const answer = await get(`experiments/${id}/steps?max_points=${STEP_POINTS}${range}`);
+  const rows = new Columns('step');
+  for (const row of answer.steps) rows.add(row);
+  if (whole) steps.set(id, rows);
+  return rows;
+}
+
+function addSteps(id, items) {
+  const rows = steps.get(id);
+  if (!rows) return;
+  for (const row of items) rows.add(row);
+  if (rows.length > 2 * STEP_POINTS) rows.pick(thin(rows.column('loss'), STEP_POINTS));
+  emit(`steps:${id}`, rows);
+}
+
+// ---- log -----------------------------------------------------------------------------------------------------------
+
+/** Reads the log from where it is known to, page by page. */
+export async function loadLog(id) {
+  if (!logs.has(id)) logs.set(id, { lines: [], seen: new Set() });
+  for (;;) {
+    const after = logs.get(id)?.lines.at(-1)?.seq ?? 0;
+    const { items } = await get(`experiments/${id}/log?limit=${LOG_PAGE}&after=${after}`);
+    addLog(id, items);
+    if (items.length < LOG_PAGE) return logOf(id);
+  }
+}
+
+export const logOf = (id) => logs.get(id)?.lines ?? [];
+
+function addLog(id, lines) {
+  const entry = logs.get(id);
+  if (!entry) return;
+  for (const item of lines) {
+    if (entry.seen.has(item.seq)) continue;
+    entry.seen.add(item.seq);
+    entry.lines.push(item);
+  }
+  entry.lines.sort((a, b) => a.seq - b.seq);
+  if (entry.lines.length > LOG_LINES) entry.lines.splice(0, entry.lines.length - LOG_LINES);
+  emit(`log:${id}`, entry.lines);
+}
+
+// ---- events --------------------------------------------------------------------------------------------------------
+
+function receive(type, data) {
+  if (type === 'reset') {
+    catchUp();
+    return;
+  }
+  const id = data?.experiment_id;
+  if (!id) return;
+  if (type === 'status') {
+    if (data.status === 'deleted') {
+      forget(id);
+      return;
+    }
+    const { experiment_id: _, ...resource } = data;
+    keep(resource);
+  } else if (type === 'epoch') {
+    const { experiment_id: _, ...row } = data;
+    const entry = metrics.get(id);
+    // A gap means that the history has not been read to here: the pending or next load fills it.
+    if (entry && (entry.rows.length ? row.epoch <= entry.rows.last + 1 : row.epoch === 1)) {
+      entry.rows.add(row);
+      emit(`metrics:${id}`, entry.rows);
+    } else if (entry) loadMetrics(id).catch(() => {});
+  } else if (type === 'step') {
+    addSteps(id, data.steps);
+    const resource = runs.get(id);
+    if (resource && data.progress) keep({ ...resource, progress: { ...resource.progress, ...data.progress } });
+  } else if (type === 'log') {
+    addLog(id, [data]);
+  }
+}
+
+/** Events were missed: asks for what came since, for everything that is still moving and has been read before. */
+function catchUp() {
+  for (const [id, entry] of metrics) if (!entry.whole) loadMetrics(id).catch(() => {});
+  for (const id of steps.keys()) {
+    if (isFinal(id)) continue;
+    const rows = steps.get(id);
+    loadSteps(id, rows.length ? rows.last + 1 : 1, Number.MAX_SAFE_INTEGER)
+      .then((more) => {
+        const names = Object.keys(more.columns);
+        addSteps(id, more.columns.step.map((_, i) => Object.fromEntries(names.map((n) => [n, more.columns[n][i]]))));
+      })
+      .catch(() => {});
+  }
+  for (const id of logs.keys()) loadLog(id).catch(() => {});
+  emit('reset');
+}
+
+export function start() {
+  stream = connect(receive, (state, since) => {
+    const back = line.state === 'lost' && state === 'live';
+    line = { state, since };
+    emit('stream', line);
+    if (back) catchUp();
+  });
+}

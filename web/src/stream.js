@@ -1,0 +1,37 @@
+// This page's end of the event stream. One stream per browser: a shared worker holds it; browsers without shared
+// workers hold one per tab.
+import { openStream } from './sse.js';
+import { tokenHeaders } from './api.js';
+import { recall } from './memory.js';
+
+/* global STREAM_WORKER: the hashed path of the worker, put in by build.mjs */
+
+/** onEvent(type, data); onState(name, sinceMs). Returns {retry}. */
+export function connect(onEvent, onState) {
+  if (typeof SharedWorker === 'function') {
+    const worker = new SharedWorker(STREAM_WORKER, { name: 'distilld-events' });
+    const { port } = worker;
+    port.onmessage = ({ data }) => {
+      if (data.state) onState(data.state, data.since);
+      else onEvent(data.type, data.data);
+    };
+    const hello = (extra = {}) => port.postMessage({ token: recall('token'), ...extra });
+    hello();
+    addEventListener('pagehide', () => port.postMessage({ bye: true }));
+    addEventListener('pageshow', (event) => event.persisted && location.reload());
+    addEventListener('online', () => hello({ retry: true }));
+    return { retry: () => hello({ retry: true }) };
+  }
+  let known = '';
+  const stream = openStream({
+    url: '/api/v1/events',
+    headers: tokenHeaders,
+    onEvent,
+    onState: (name) => {
+      if (name !== known) onState(name, Date.now());
+      known = name;
+    },
+  });
+  addEventListener('online', () => stream.retry());
+  return stream;
+}

@@ -1,0 +1,109 @@
+// A table of any length of which only the rows in view exist. Rows have one height (the custom property --row of the
+// scroller, read anew when the width changes, since a phone has taller rows). Spacer rows stand for what is not built.
+
+const OVERSCAN = 12;
+const focusable = (row) => [...row.querySelectorAll('a, button, input')];
+
+/**
+ * scroller: the element that scrolls; body: the <tbody>; columns(): how many cells a spacer spans;
+ * render(index): the <tr> of a row; onEnd(): called when the end comes near.
+ * Answers {setCount, refresh, row(index), reveal(index), range(), stop}.
+ */
+export function virtualRows({ scroller, body, columns, render, onEnd, onRange }) {
+  const top = spacer();
+  const bottom = spacer();
+  body.append(top, bottom);
+  let count = 0;
+  let from = 0;
+  let to = 0;
+  let rows = new Map();
+  let frame = 0;
+
+  function spacer() {
+    const row = document.createElement('tr');
+    row.className = 'spacer';
+    row.setAttribute('aria-hidden', 'true');
+    row.append(document.createElement('td'));
+    return row;
+  }
+  const height = () => parseFloat(getComputedStyle(scroller).getPropertyValue('--row')) || 30;
+
+  function place() {
+    frame = 0;
+    const h = height();
+    const first = Math.max(0, Math.floor(scroller.scrollTop / h) - OVERSCAN);
+    const last = Math.min(count, Math.ceil((scroller.scrollTop + scroller.clientHeight) / h) + OVERSCAN);
+    for (const [index, row] of rows)
+      if (index < first || index >= last) {
+        row.remove();
+        rows.delete(index);
+      }
+    let next = bottom;
+    for (let index = last - 1; index >= first; index--) {
+      let row = rows.get(index);
+      if (!row) {
+        row = render(index);
+        rows.set(index, row);
+        next.before(row);
+      }
+      next = row;
+    }
+    from = first;
+    to = last;
+    for (const [element, size] of [
+      [top, first * h],
+      [bottom, (count - last) * h],
+    ]) {
+      element.firstChild.colSpan = columns();
+      element.firstChild.style.height = `${size}px`;
+      element.hidden = size === 0;
+    }
+    onRange?.(from, to);
+    if (last >= count - 2 * OVERSCAN) onEnd?.();
+  }
+  const ask = () => {
+    frame ||= requestAnimationFrame(place);
+  };
+  scroller.addEventListener('scroll', ask, { passive: true });
+  const resizer = new ResizeObserver(ask);
+  resizer.observe(scroller);
+
+  return {
+    /** The list has another length; rows that exist stay. */
+    setCount(n) {
+      count = n;
+      ask();
+    },
+    /** Builds all rows in view anew. */
+    refresh() {
+      for (const row of rows.values()) row.remove();
+      rows = new Map();
+      place();
+    },
+    /** Builds one row anew, if it is in view; the focus stays where it was in it. */
+    refreshRow(index) {
+      const old = rows.get(index);
+      if (!old) return;
+      const fresh = render(index);
+      const focused = focusable(old).indexOf(document.activeElement);
+      old.replaceWith(fresh);
+      rows.set(index, fresh);
+      if (focused >= 0) focusable(fresh)[focused]?.focus({ preventScroll: true });
+    },
+    row: (index) => rows.get(index) ?? null,
+    reveal(index) {
+      const h = height();
+      const head = parseFloat(getComputedStyle(scroller).getPropertyValue('--head')) || 0;
+      if (index * h < scroller.scrollTop) scroller.scrollTop = index * h;
+      else if ((index + 1) * h + head > scroller.scrollTop + scroller.clientHeight)
+        scroller.scrollTop = (index + 1) * h + head - scroller.clientHeight;
+      place();
+    },
+    range: () => [from, to],
+    stop() {
+      cancelAnimationFrame(frame);
+      resizer.disconnect();
+      scroller.removeEventListener('scroll', ask);
+    },
+  };
+}
