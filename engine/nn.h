@@ -56,8 +56,11 @@ void dd_bert_backward(struct dd_bert *bert, const struct dd_params *params, cons
                       const struct dd_dropout *dropout, const float *dlogits, struct dd_params *grads);
 /* Distinct word ids of the last backward's batch, ascending. */
 const int32_t *dd_bert_touched(const struct dd_bert *bert, int *ret_count);
-/* Last hidden state [n_tokens, hidden] and pooled [n_sequences, hidden] of the last forward; for tests and encoder
- * parity. */
+/* The classifier reads the last layer at [CLS] alone, and by default only that is computed.  true: evaluation forwards
+ * compute that layer's every row, for dd_bert_hidden.  Logits are the same function either way (bits may differ). */
+void dd_bert_set_full(struct dd_bert *bert, bool full);
+/* Last hidden state [n_tokens, hidden] (NULL unless full) and pooled [n_sequences, hidden] of the last forward; for
+ * tests and encoder parity. */
 const float *dd_bert_hidden(const struct dd_bert *bert);
 const float *dd_bert_pooled(const struct dd_bert *bert);
 double dd_bert_flops(const struct dd_bert_config *config, const struct dd_batch *batch,

@@ -1,0 +1,93 @@
+/* bert: the memory plan of a model in work, shared by bert.c (plan), bert_forward.c, bert_backward.c and attention.c.
+ * Private to engine/.
+ *
+ * The last layer.  The classifier reads the last layer's output at [CLS] alone, so that layer computes queries, output
+ * and feed-forward for those rows only ("narrow": `rows` = sequences), keys and values for all.  Same logits, same
+ * gradients (the rest of that layer's output has gradient 0), a third of a 3-layer student's work saved.
+ * dd_bert_set_full (nn.h) makes the next forwards of an evaluation model compute all rows, for dd_bert_hidden.
+ */
+#ifndef DD_ENGINE_BERT_H
+#define DD_ENGINE_BERT_H
+
+#include "engine/linear.h"
+#include "engine/nn.h"
+#include "engine/simd.h"
+
+/* Tensor numbers of dropout masks; they decide bits. */
+#define DD_MASK_EMBEDDINGS 0u
+#define DD_MASK_ATTENTION(layer) (1u + 3u * (uint32_t)(layer))
+#define DD_MASK_ATTENTION_OUTPUT(layer) (2u + 3u * (uint32_t)(layer))
+#define DD_MASK_OUTPUT(layer) (3u + 3u * (uint32_t)(layer))
+#define DD_MASK_POOLED 0x0fffffffu
+/* Groups of the attention stream that each (sequence, head) has to itself. */
+#define DD_ATTENTION_GROUPS ((uint64_t)1 << 20)
+
+/* Offsets in the slab, in floats. */
+struct dd_bert_layer_offsets {
+    size_t qkv_weight, qkv_bias, output_weight, output_bias, norm1_gain, norm1_shift;
+    size_t up_weight, up_bias, down_weight, down_bias, norm2_gain, norm2_shift;
+};
+struct dd_bert_offsets {
+    size_t word, position, type, norm_gain, norm_shift;
+    size_t pooler_weight, pooler_bias, classifier_weight, classifier_bias;
+    struct dd_bert_layer_offsets *layer; /* [layers], in the arena */
+};
+
+/* What a layer keeps from forward to backward.  T tokens, R rows (T, or sequences where narrow). */
+struct dd_bert_layer {
+    const float *x;            /* [T, hidden] input */
+    float *qkv;                /* [T, 3 hidden]; narrow: q [max_sequences, hidden], then kv [T, 2 hidden] */
+    float *context;            /* [R, hidden] heads side by side */
+    float *xhat1, *rstd1, *y1; /* [R, hidden], [R], [R, hidden] after attention */
+    float *slope;              /* [R, intermediate] activation' */
+    float *inner;              /* [R, intermediate] activation */
+    float *xhat2, *rstd2, *y2; /* [R, hidden], [R], [R, hidden] the layer's output */
+};
+
+struct dd_bert {
+    struct dd_bert_config config;
+    struct dd_team *team;
+    const struct dd_simd *simd;
+    int max_tokens, max_sequences, max_length;
+    bool training, full;
+    enum dd_activation activation;
+    int head_size;
+    size_t n_params;
+    struct dd_bert_offsets at;
+
+    struct dd_bert_layer *layer;      /* [layers] */
+    float *xhat0, *rstd0, *embedding; /* [T, hidden], [T], [T, hidden] */
+    float *cls;                       /* [S, hidden] the narrow layer's input rows */
+    float *pooled, *pooled_dropped;   /* [S, hidden] */
+    float *scratch;                   /* [lanes, scratch_floats] of attention */
+    size_t scratch_floats;
+    int32_t *cls_rows; /* [S] token index of each [CLS] */
+    const float *hidden;
+
+    /* training only */
+    float *dx, *dz, *dbranch, *dcontext; /* [T, hidden] */
+    float *dqkv;                         /* as a layer's qkv */
+    float *dinner;                       /* [T, intermediate] */
+    float *dpooled, *dcls;               /* [S, hidden] */
+    float *partial;                      /* [32, 2 hidden] */
+    int32_t *order, *order_spare;        /* [T] tokens sorted by word id */
+    int32_t *touched, *touched_first;    /* [T], [T + 1] */
+    int n_touched;
+
+    void *arena;
+    size_t arena_bytes;
+};
+
+/* Whether this layer computes only [CLS] rows. */
+static inline bool dd_bert_narrow(const struct dd_bert *bert, int layer) {
+    return layer == bert->config.layers - 1 && !bert->full;
+}
+
+/* Attention of all heads of all sequences of a layer; see attention.c. */
+void dd_attention_forward(struct dd_bert *bert, int layer, const struct dd_batch *batch, const struct dd_mask *mask);
+void dd_attention_backward(struct dd_bert *bert, int layer, const struct dd_batch *batch, const struct dd_mask *mask);
+
+/* Rates by the config. */
+double dd_bert_classifier_dropout(const struct dd_bert_config *config);
+
+#endif

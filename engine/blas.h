@@ -1,0 +1,16 @@
+/* blas: the one place where matrix products leave our code.  Private to engine/. */
+#ifndef DD_ENGINE_BLAS_H
+#define DD_ENGINE_BLAS_H
+
+#include <stdbool.h>
+
+/* Makes the libraries single-threaded; called by every dd_pool_new, any number of times. */
+void dd_blas_start(void);
+
+/* C [m, n] = op(A) op(B) + beta C, row-major; op(A) is [m, k], op(B) [k, n]; beta 0 or 1.  Dimensions ≥ 1, leading
+ * dimensions fit an int (the caller's check).  Runs on the calling thread alone.  The bits depend on the shapes, not on
+ * who calls, how often or where the matrices lie. */
+void dd_sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, int lda, const float *b,
+              int ldb, float beta, float *c, int ldc);
+
+#endif
