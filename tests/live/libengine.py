@@ -176,41 +176,6 @@ class Model(ctypes.Structure):
 ENCODER, CLASSIFIER = 0, 1
 
 
-class BertConfig(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int)
-        for name in (
-            "vocab_size", "hidden_size", "layers", "heads", "intermediate_size", "max_positions", "type_vocab_size",
-            "n_labels", "pad_token_id",
-        )
-    ] + [("hidden_act", ctypes.c_char * 16)] + [
-        (name, ctypes.c_double)
-        for name in (
-            "layer_norm_eps", "initializer_range", "hidden_dropout", "attention_dropout", "classifier_dropout",
-        )
-    ]
-
-
-class Tensor(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_char * 96),
-        ("rank", ctypes.c_int),
-        ("shape", ctypes.c_size_t * 2),
-        ("offset", ctypes.c_size_t),
-        ("count", ctypes.c_size_t),
-        ("decay", ctypes.c_bool),
-    ]
-
-
-class Params(ctypes.Structure):
-    _fields_ = [
-        ("slab", ctypes.POINTER(ctypes.c_float)),
-        ("count", ctypes.c_size_t),
-        ("tensors", ctypes.POINTER(Tensor)),
-        ("n_tensors", ctypes.c_int),
-    ]
-
-
 class Batch(ctypes.Structure):
     _fields_ = [
         ("n_sequences", ctypes.c_int),
