@@ -247,3 +247,168 @@ def tensors(params):
         shape = tuple(tensor.shape[: tensor.rank])
         views[tensor.name.decode()] = slab[tensor.offset : tensor.offset + tensor.count].reshape(shape)
     return views
+
+
+class Spec(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char * 1024),
+        ("notes", ctypes.c_char * 16384),
+        ("tags", (ctypes.c_char * 256) * 32),
+        ("n_tags", ctypes.c_int),
+        ("priority", ctypes.c_int),
+        ("task", ctypes.c_int),
+        ("dataset", ctypes.c_char * 65),
+        ("teacher", ctypes.c_char * 65),
+        ("model", ctypes.c_char * 65),
+        ("vocabulary", ctypes.c_char * 65),
+        ("vocab_size", ctypes.c_int),
+        ("lower_case", ctypes.c_int),
+        ("layers", ctypes.c_int),
+        ("heads", ctypes.c_int),
+        ("hidden_size", ctypes.c_int),
+        ("intermediate_size", ctypes.c_int),
+        ("init", ctypes.c_int),
+        ("init_model", ctypes.c_char * 65),
+        ("layer_map", ctypes.c_int * 96),
+        ("n_layer_map", ctypes.c_int),
+        ("hidden_dropout", ctypes.c_double),
+        ("attention_dropout", ctypes.c_double),
+        ("classifier_dropout", ctypes.c_double),
+        ("hidden_act", ctypes.c_char * 16),
+        ("optimizer", OptimizerSpec),
+        ("temperature", ctypes.c_double),
+        ("alpha", ctypes.c_double),
+        ("epochs", ctypes.c_int),
+        ("batch_size", ctypes.c_int),
+        ("max_length", ctypes.c_int),
+        ("seed", ctypes.c_uint64),
+        ("precision", ctypes.c_int),
+        ("save_as", ctypes.c_char * 65),
+    ]
+
+
+DISTILL, FINETUNE = 0, 1
+ADAMW, SGD = 0, 1
+LINEAR, COSINE, CONSTANT = 0, 1, 2
+INIT_RANDOM, INIT_TEACHER, INIT_MODEL = 0, 1, 2
+
+
+class StepMetrics(ctypes.Structure):
+    _fields_ = [
+        ("step", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("epoch", ctypes.c_int),
+        ("epochs", ctypes.c_int),
+        *[
+            (name, ctypes.c_double)
+            for name in (
+                "loss", "kl", "ce", "lr", "grad_norm", "elapsed_seconds", "tokens_per_second", "eta_seconds",
+            )
+        ],
+    ]
+
+
+class EpochMetrics(ctypes.Structure):
+    _fields_ = [
+        ("epoch", ctypes.c_int),
+        *[
+            (name, ctypes.c_double)
+            for name in (
+                "train_loss", "train_kl", "train_ce", "dev_loss", "accuracy", "macro_precision", "macro_recall",
+                "macro_f1", "weighted_precision", "weighted_recall", "weighted_f1", "teacher_agreement", "lr",
+                "seconds", "elapsed_seconds", "tokens_per_second",
+            )
+        ],
+        ("is_best", ctypes.c_bool),
+    ]
+
+
+class Predictions(ctypes.Structure):
+    _fields_ = [
+        ("n", ctypes.c_size_t),
+        ("label", ctypes.POINTER(ctypes.c_int32)),
+        ("score", ctypes.POINTER(ctypes.c_float)),
+    ]
+
+
+STEP_EVENT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(StepMetrics))
+EPOCH_EVENT = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(EpochMetrics), ctypes.POINTER(Predictions), ctypes.POINTER(Error)
+)
+REFERENCE_EVENT = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_int32),
+    ctypes.c_size_t,
+    ctypes.POINTER(Predictions),
+    ctypes.POINTER(Error),
+)
+LOG_EVENT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+PHASE_EVENT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_double)
+
+
+class TrainEvents(ctypes.Structure):
+    _fields_ = [
+        ("context", ctypes.c_void_p),
+        ("step", STEP_EVENT),
+        ("epoch", EPOCH_EVENT),
+        ("reference", REFERENCE_EVENT),
+        ("log", LOG_EVENT),
+        ("phase", PHASE_EVENT),
+    ]
+
+
+class TrainInput(ctypes.Structure):
+    _fields_ = [
+        ("spec", ctypes.POINTER(Spec)),
+        ("dataset", ctypes.c_void_p),
+        ("base", ctypes.POINTER(Model)),
+        ("init", ctypes.POINTER(Model)),
+        ("vocab", ctypes.c_char_p),
+        ("vocab_bytes", ctypes.c_size_t),
+        ("vocab_options", TokenizerOptions),
+        ("pool", ctypes.c_void_p),
+        ("run_dir", ctypes.c_char_p),
+        ("cache_dir", ctypes.c_char_p),
+        ("cancel", ctypes.c_void_p),
+        ("checkpoint_seconds", ctypes.c_double),
+        ("card_title", ctypes.c_char_p),
+        ("events", TrainEvents),
+    ]
+
+
+class TrainResult(ctypes.Structure):
+    _fields_ = [
+        ("epochs_done", ctypes.c_int),
+        ("best_epoch", ctypes.c_int),
+        ("steps_done", ctypes.c_int64),
+        ("best", EpochMetrics),
+        ("last", EpochMetrics),
+        ("parameters", ctypes.c_uint64),
+        ("model_bytes", ctypes.c_uint64),
+        ("best_dir", ctypes.c_char * 4096),
+        ("last_dir", ctypes.c_char * 4096),
+    ]
+
+
+class TrainEstimate(ctypes.Structure):
+    _fields_ = [
+        ("memory_bytes", ctypes.c_uint64),
+        ("disk_bytes", ctypes.c_uint64),
+        ("parameters", ctypes.c_uint64),
+        ("model_bytes", ctypes.c_uint64),
+        ("matmul_flops", ctypes.c_double),
+        ("seconds", ctypes.c_double),
+    ]
+
+
+class Stream(ctypes.Structure):
+    _fields_ = [
+        ("seed", ctypes.c_uint64),
+        ("purpose", ctypes.c_uint32),
+        ("tensor", ctypes.c_uint32),
+        ("step", ctypes.c_uint64),
+    ]
+
+
+PURPOSE_SHUFFLE = 2

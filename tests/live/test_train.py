@@ -1,0 +1,335 @@
+"""Whole trainings against an independent PyTorch loop: the same data, batch order and first weights give the same
+losses step by step, and what is exported loads in transformers with the same answers.  Dropout is 0 here; its masks
+are compared elsewhere."""
+
+import ctypes
+import math
+import pathlib
+
+import numpy
+import pytest
+import torch
+import transformers
+from sklearn.metrics import classification_report
+
+import libengine as le
+
+lib = le.load()
+TRAIN_ROWS, DEV_ROWS = 330, 70
+LAYERS, HEADS, HIDDEN, INTERMEDIATE = 2, 2, 64, 128
+EPOCHS, BATCH, MAX_LENGTH, SEED = 2, 16, 24, 11
+
+
+def read_rows(path, count):
+    rows = [line.rsplit("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    step = len(rows) // count
+    return rows[::step][:count]
+
+
+class Data:
+    """A part of headlines3 as a data set of ours and as plain lists."""
+
+    def __init__(self, folder):
+        source = le.shared("data", "headlines3")
+        self.train, self.dev = read_rows(source / "train.tsv", TRAIN_ROWS), read_rows(source / "dev.tsv", DEV_ROWS)
+        for name, rows in (("train", self.train), ("dev", self.dev)):
+            text = "".join(f"{text}\t{label}\n" for text, label in rows)
+            (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
+        job = le.Import()
+        for i, name in enumerate(("train", "dev")):
+            job.paths[i] = str(folder / f"{name}.tsv").encode()
+            job.file_names[i] = f"{name}.tsv".encode()
+        error, report = le.Error(), le.ImportReport()
+        directory = str(folder / "dataset").encode()
+        le.check(lib.dd_dataset_import(ctypes.byref(job), directory, ctypes.byref(report), ctypes.byref(error)), error)
+        self.handle = ctypes.c_void_p()
+        le.check(lib.dd_dataset_open(directory, ctypes.byref(self.handle), ctypes.byref(error)), error)
+        lib.dd_dataset_class.restype = ctypes.c_char_p
+        self.classes = [
+            lib.dd_dataset_class(self.handle, i).decode() for i in range(lib.dd_dataset_classes(self.handle))
+        ]
+        vocab = le.shared("vocab", "bert-base-chinese", "vocab.txt")
+        self.vocab = vocab.read_bytes()
+        self.tokenizer = transformers.BertTokenizer(str(vocab), do_lower_case=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return Data(tmp_path_factory.mktemp("data"))
+
+
+def make_spec(task, optimizer, **fields):
+    spec = le.Spec(
+        task=task,
+        dataset=b"headlines",
+        teacher=b"teacher" if task == le.DISTILL else b"",
+        layers=LAYERS,
+        heads=HEADS,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        hidden_act=b"gelu",
+        temperature=4.0,
+        alpha=0.2,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        max_length=MAX_LENGTH,
+        seed=SEED,
+    )
+    spec.optimizer = le.OptimizerSpec(
+        type=optimizer,
+        lr=1e-3 if optimizer == le.ADAMW else 0.05,
+        weight_decay=0.01 if optimizer == le.ADAMW else 0.0,
+        eps=1e-8,
+        beta1=0.9,
+        beta2=0.999,
+        warmup=0.1 if optimizer == le.ADAMW else 0.0,
+        schedule=le.LINEAR if optimizer == le.ADAMW else le.CONSTANT,
+        max_grad_norm=1.0 if optimizer == le.ADAMW else 0.0,
+    )
+    for name, value in fields.items():
+        setattr(spec, name, value)
+    return spec
+
+
+class Run:
+    """A training by the engine, with everything it called back."""
+
+    def __init__(self, data, spec, folder, base=None, threads=2):
+        self.steps, self.epochs, self.predictions, self.teacher, self.log = [], [], [], None, []
+        pool, error = ctypes.c_void_p(), le.Error()
+        le.check(lib.dd_pool_new(threads, ctypes.byref(pool), ctypes.byref(error)), error)
+
+        def on_step(_, step):
+            self.steps.append({name: getattr(step.contents, name) for name, _ in le.StepMetrics._fields_})
+
+        def on_epoch(_, epoch, dev, __):
+            self.epochs.append({name: getattr(epoch.contents, name) for name, _ in le.EpochMetrics._fields_})
+            self.predictions.append(list(dev.contents.label[: dev.contents.n]))
+            return 0
+
+        def on_reference(_, gold, n, teacher, __):
+            self.gold = list(gold[:n])
+            self.teacher = list(teacher.contents.label[:n]) if teacher else None
+            return 0
+
+        events = le.TrainEvents(
+            None,
+            le.STEP_EVENT(on_step),
+            le.EPOCH_EVENT(on_epoch),
+            le.REFERENCE_EVENT(on_reference),
+            le.LOG_EVENT(lambda _, __, message: self.log.append(message.decode())),
+            le.PHASE_EVENT(lambda *_: None),
+        )
+        job = le.TrainInput(
+            spec=ctypes.pointer(spec),
+            dataset=data.handle,
+            base=base,
+            vocab=None if base else data.vocab,
+            vocab_bytes=0 if base else len(data.vocab),
+            vocab_options=le.TokenizerOptions(True, True, True),
+            pool=pool,
+            run_dir=str(folder / "run").encode(),
+            cache_dir=str(folder / "cache").encode(),
+            card_title=b"live comparison",
+            events=events,
+        )
+        self.result = le.TrainResult()
+        le.check(lib.dd_train(ctypes.byref(job), ctypes.byref(self.result), ctypes.byref(error)), error)
+        lib.dd_pool_free(pool)
+        self.best_dir, self.last_dir = self.result.best_dir.decode(), self.result.last_dir.decode()
+
+
+def first_weights(config, seed):
+    """What dd_params_init draws, by Hugging Face's names."""
+    params, error = ctypes.POINTER(le.Params)(), le.Error()
+    le.check(lib.dd_params_new(ctypes.byref(config), ctypes.byref(params), ctypes.byref(error)), error)
+    lib.dd_params_init(params, ctypes.byref(config), ctypes.c_uint64(seed))
+    weights = {name: torch.tensor(numpy.array(view)) for name, view in le.tensors(params.contents).items()}
+    lib.dd_params_free(params)
+    return weights
+
+
+def epoch_order(rows, epoch):
+    stream = le.Stream(seed=SEED, purpose=le.PURPOSE_SHUFFLE, step=epoch)
+    out = (ctypes.c_uint32 * rows)()
+    lib.dd_random_permutation(ctypes.byref(stream), out, ctypes.c_uint32(rows))
+    assert sorted(out) == list(range(rows))
+    return list(out)
+
+
+class Reference:
+    """The note's loop in PyTorch, padded batches, from the same first weights."""
+
+    def __init__(self, data, spec, teacher=None):
+        self.data, self.spec, self.teacher = data, spec, teacher
+        config = transformers.BertConfig(
+            vocab_size=21128,
+            hidden_size=HIDDEN,
+            num_hidden_layers=spec.layers,
+            num_attention_heads=HEADS,
+            intermediate_size=INTERMEDIATE,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            num_labels=len(data.classes),
+            attn_implementation="eager",
+        )
+        ours = le.BertConfig(
+            vocab_size=21128,
+            hidden_size=HIDDEN,
+            layers=spec.layers,
+            heads=HEADS,
+            intermediate_size=INTERMEDIATE,
+            max_positions=512,
+            type_vocab_size=2,
+            n_labels=len(data.classes),
+            hidden_act=b"gelu",
+            layer_norm_eps=1e-12,
+            initializer_range=0.02,
+        )
+        self.model = transformers.BertForSequenceClassification(config)
+        missing, unexpected = self.model.load_state_dict(first_weights(ours, SEED), strict=False)
+        assert not unexpected and all("position_ids" in name for name in missing)
+        self.labels = torch.tensor([data.classes.index(label) for _, label in data.train])
+        self.optimizer, self.scheduler = self.make_optimizer()
+
+    def make_optimizer(self):
+        o = self.spec.optimizer
+        steps = math.ceil(TRAIN_ROWS / BATCH) * EPOCHS
+        if o.type == le.SGD:
+            optimizer = torch.optim.SGD(self.model.parameters(), lr=o.lr)
+            return optimizer, transformers.get_constant_schedule(optimizer)
+        bare = [p for n, p in self.model.named_parameters() if n.endswith("bias") or "LayerNorm.weight" in n]
+        known = {id(p) for p in bare}
+        decayed = [p for p in self.model.parameters() if id(p) not in known]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": o.weight_decay}, {"params": bare, "weight_decay": 0.0}],
+            lr=o.lr,
+            eps=o.eps,
+            betas=(o.beta1, o.beta2),
+        )
+        return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
+
+    def encode(self, texts):
+        return self.data.tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+
+    def loss(self, logits, inputs, labels):
+        ce = torch.nn.functional.cross_entropy(logits, labels)
+        if self.teacher is None:
+            return ce, None, ce
+        with torch.no_grad():
+            teacher_logits = self.teacher(**inputs).logits
+        T, alpha = self.spec.temperature, self.spec.alpha
+        p = torch.log_softmax(logits / T, dim=-1)
+        q = torch.softmax(teacher_logits / T, dim=-1)
+        kl = (q * (torch.log_softmax(teacher_logits / T, dim=-1) - p)).sum() * T**2 / logits.shape[0]
+        return alpha * kl + (1 - alpha) * ce, kl, ce
+
+    def train(self):
+        steps, reports = [], []
+        for epoch in range(1, EPOCHS + 1):
+            self.model.train()
+            order = epoch_order(TRAIN_ROWS, epoch)
+            for at in range(0, TRAIN_ROWS, BATCH):
+                rows = order[at : at + BATCH]
+                inputs = self.encode([self.data.train[r][0] for r in rows])
+                loss, kl, ce = self.loss(self.model(**inputs).logits, inputs, self.labels[rows])
+                self.optimizer.zero_grad()
+                loss.backward()
+                limit = self.spec.optimizer.max_grad_norm or math.inf
+                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+                lr = self.optimizer.param_groups[0]["lr"]
+                self.optimizer.step()
+                self.scheduler.step()
+                steps.append((loss.item(), kl.item() if kl is not None else math.nan, ce.item(), lr, norm.item()))
+            self.model.eval()
+            with torch.no_grad():
+                predicted = self.model(**self.encode([t for t, _ in self.data.dev])).logits.argmax(-1).tolist()
+            gold = [self.data.classes.index(label) for _, label in self.data.dev]
+            reports.append((predicted, classification_report(gold, predicted, output_dict=True, zero_division=0)))
+        return steps, reports
+
+
+def compare(run, reference):
+    steps, reports = reference.train()
+    assert len(run.steps) == len(steps) == 42
+    for ours, (loss, kl, ce, lr, norm) in zip(run.steps, steps):
+        assert ours["loss"] == pytest.approx(loss, abs=1e-5), ours["step"]
+        assert ours["ce"] == pytest.approx(ce, abs=1e-5), ours["step"]
+        assert ours["lr"] == pytest.approx(lr, rel=1e-12, abs=1e-18), ours["step"]
+        assert ours["grad_norm"] == pytest.approx(norm, rel=1e-3), ours["step"]
+        if not math.isnan(kl):
+            assert ours["kl"] == pytest.approx(kl, abs=1e-5), ours["step"]
+    for ours, predicted, (wanted, report) in zip(run.epochs, run.predictions, reports):
+        assert predicted == wanted
+        assert ours["accuracy"] == pytest.approx(report["accuracy"], abs=1e-12)
+        for kind in ("macro", "weighted"):
+            for metric, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+                assert ours[f"{kind}_{metric}"] == pytest.approx(report[f"{kind} avg"][key], abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory):
+    return Run(data, make_spec(le.FINETUNE, le.ADAMW), tmp_path_factory.mktemp("teacher"))
+
+
+def load_model(path):
+    model, error = ctypes.POINTER(le.Model)(), le.Error()
+    le.check(lib.dd_model_load(path.encode(), ctypes.byref(model), ctypes.byref(error)), error)
+    return model
+
+
+def test_finetune_follows_pytorch(data, teacher):
+    compare(teacher, Reference(data, make_spec(le.FINETUNE, le.ADAMW)))
+    assert teacher.teacher is None and math.isnan(teacher.epochs[0]["train_kl"])
+
+
+@pytest.mark.parametrize("optimizer", [le.ADAMW, le.SGD], ids=["adamw", "sgd"])
+def test_distillation_follows_pytorch(data, teacher, optimizer, tmp_path):
+    base = load_model(teacher.last_dir)
+    spec = make_spec(le.DISTILL, optimizer, layers=1)
+    run = Run(data, spec, tmp_path, base=base)
+    reference_teacher = transformers.BertForSequenceClassification.from_pretrained(teacher.last_dir).eval()
+    compare(run, Reference(data, spec, reference_teacher))
+    with torch.no_grad():
+        inputs = Reference(data, spec).encode([text for text, _ in data.dev])
+        said = reference_teacher(**inputs).logits.argmax(-1).tolist()
+    assert run.teacher == said
+    agreed = sum(a == b for a, b in zip(said, run.predictions[-1])) / len(said)
+    assert run.epochs[-1]["teacher_agreement"] == pytest.approx(agreed, abs=1e-12)
+    # The second run of the same teacher finds its logits.
+    again = Run(data, make_spec(le.DISTILL, optimizer, layers=1, seed=12), tmp_path, base=base)
+    assert any("came from the cache" in line for line in again.log)
+    lib.dd_model_free(base)
+
+
+def predict(model, texts):
+    pool, predictor, error = ctypes.c_void_p(), ctypes.c_void_p(), le.Error()
+    le.check(lib.dd_pool_new(2, ctypes.byref(pool), ctypes.byref(error)), error)
+    le.check(lib.dd_predictor_new(model, pool, MAX_LENGTH, ctypes.byref(predictor), ctypes.byref(error)), error)
+    rows = (le.Row * len(texts))()
+    kept = [text.encode() for text in texts]
+    for row, text in zip(rows, kept):
+        row.text, row.text_bytes, row.label = ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p), len(text), -1
+    labels = model.contents.info.n_labels
+    logits = (ctypes.c_float * (len(texts) * labels))()
+    status = lib.dd_predict(predictor, rows, ctypes.c_size_t(len(texts)), None, logits, ctypes.byref(error))
+    le.check(status, error)
+    lib.dd_predictor_free(predictor)
+    lib.dd_pool_free(pool)
+    return numpy.array(logits).reshape(len(texts), labels)
+
+
+def test_exported_model_answers_the_same_in_transformers(data, teacher):
+    model = load_model(teacher.best_dir)
+    texts = [text for text, _ in data.dev] + ["", "a", "ＡＢＣ 中文 English!", "长" * 400]
+    ours = predict(model, texts)
+    reference = transformers.BertForSequenceClassification.from_pretrained(teacher.best_dir).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(teacher.best_dir)
+    inputs = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = reference(**inputs).logits.numpy()
+    assert numpy.abs(ours - theirs).max() < 1e-5
+    assert [reference.config.id2label[i] for i in range(len(data.classes))] == data.classes
+    card = (pathlib.Path(teacher.best_dir) / "README.md").read_text(encoding="utf-8")
+    assert f"| accuracy | {teacher.result.best.accuracy:.4f} |" in card
+    lib.dd_model_free(model)
