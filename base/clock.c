@@ -40,6 +40,8 @@ void dd_time_format(int64_t wall_ms, char out[DD_TIME_TEXT_BYTES]) {
     time_t time = (time_t)seconds;
     struct tm utc;
     gmtime_r(&time, &utc);
-    size_t used = strftime(out, DD_TIME_TEXT_BYTES, "%Y-%m-%dT%H:%M:%S", &utc);
-    snprintf(out + used, DD_TIME_TEXT_BYTES - used, ".%03dZ", ms);
+    /* Not strftime: its %Y writes the year 7 as "7".  The remainders only tell the compiler how long each can be. */
+    snprintf(out, DD_TIME_TEXT_BYTES, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", (unsigned)(utc.tm_year + 1900) % 10000,
+             (unsigned)(utc.tm_mon + 1) % 100, (unsigned)utc.tm_mday % 100, (unsigned)utc.tm_hour % 100,
+             (unsigned)utc.tm_min % 100, (unsigned)utc.tm_sec % 100, (unsigned)ms % 1000);
 }

@@ -32,13 +32,11 @@ bool dd_size_add(size_t a, size_t b, size_t *ret_sum) {
 }
 
 void *dd_calloc(size_t count, size_t size) {
-    if (dd_failpoint("alloc")) {
+    size_t bytes;
+    if (dd_failpoint("alloc") || !dd_size_mul(count, size, &bytes)) {
         return NULL;
     }
-    if (count == 0 || size == 0) {
-        return calloc(1, 1);
-    }
-    return calloc(count, size); /* checks the product itself */
+    return calloc(bytes ? bytes : 1, 1);
 }
 
 void *dd_realloc_array(void *old, size_t count, size_t size) {
