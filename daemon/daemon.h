@@ -1,0 +1,216 @@
+/* The daemon's inside: what its files share.  Private to daemon/.
+ *
+ * Threads: main (signals), one HTTP thread and a few request threads of api/ (the service_*.c files run there), W
+ * worker threads (worker.c).  Locks, in the order in which they may be held together: workers → job; loaded (cache)
+ * stands alone.  No lock is held while training, reading files or waiting for the network.
+ *
+ * The data directory:
+ *   distilld.db          SQLite            datasets/<name>-<hex>/   a row each in storage, else removed at start
+ *   runs/<id>/           checkpoint, best-<epoch>/, last/           models/<name>-<hex>/     as datasets
+ *   cache/               teachers' logits  uploads/                 emptied at start
+ */
+#ifndef DD_DAEMON_DAEMON_H
+#define DD_DAEMON_DAEMON_H
+
+#include <limits.h>
+
+#include <cjson/cJSON.h>
+
+#include "api/api.h"
+#include "base/base.h"
+#include "daemon/config.h"
+#include "engine/engine.h"
+#include "spec/spec.h"
+#include "storage/storage.h"
+
+#define DD_MAX_CRASHES 3 /* a run that took the daemon down so often is failed */
+
+struct dd_workers;
+struct dd_loaded_cache;
+
+struct dd_daemon {
+    const struct dd_options *options;
+    char data_dir[PATH_MAX / 2], cache_dir[PATH_MAX / 2];
+    struct dd_storage *storage;
+    struct dd_pool *pool;
+    struct dd_workers *workers;
+    struct dd_loaded_cache *loaded;
+    _Atomic(struct dd_api *) api; /* NULL until it is started and after it is stopped */
+    int n_workers, n_threads;
+    uint64_t memory_limit_bytes;
+    int64_t started_ms;
+    atomic_bool stopping;
+};
+
+/* --- paths.c: the data directory --------------------------------------------------------------------------------- */
+
+/* Where data lies when --data-dir is not given. */
+enum dd_status dd_default_data_dir(char *out, size_t out_bytes, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_daemon_path(const struct dd_daemon *daemon, char out[PATH_MAX], struct dd_error *err,
+                              const char *folder, const char *name) DD_MUST_CHECK;
+enum dd_status dd_run_dir(const struct dd_daemon *daemon, int64_t id, char out[PATH_MAX],
+                          struct dd_error *err) DD_MUST_CHECK;
+/* "<folder>/<name>-<8 hex>", relative to the data directory: where a new data set or model goes. */
+enum dd_status dd_new_asset_dir(const char *folder, const char *name, char out[PATH_MAX],
+                                struct dd_error *err) DD_MUST_CHECK;
+/* The directory of an asset, absolute. */
+enum dd_status dd_asset_path(const struct dd_daemon *daemon, const struct dd_asset *asset, char out[PATH_MAX],
+                             struct dd_error *err) DD_MUST_CHECK;
+/* Makes the folders; fills daemon->data_dir and cache_dir (absolute). */
+enum dd_status dd_data_dir_open(struct dd_daemon *daemon, const char *data_dir, const char *cache_dir,
+                                struct dd_error *err) DD_MUST_CHECK;
+/* Hard links (or copies, where links cannot be) every regular file of a flat directory into a new one, durably. */
+enum dd_status dd_dir_link(const char *from, const char *to, struct dd_error *err) DD_MUST_CHECK;
+
+/* --- recovery.c --------------------------------------------------------------------------------------------------- */
+
+/* At start, before anything else runs: interrupted runs back into the queue, what nobody owns removed. */
+enum dd_status dd_recover(struct dd_daemon *daemon, struct dd_error *err) DD_MUST_CHECK;
+
+/* --- loaded.c: data sets and models in memory --------------------------------------------------------------------- */
+
+/* A data set or a model that is in use or was lately.  Shared, counted; datasets and models are immutable, so what is
+ * deleted under a user stays whole for that user. */
+struct dd_loaded {
+    int64_t asset_id;
+    enum dd_asset_kind kind;
+    struct dd_dataset *dataset; /* kind DATASET */
+    struct dd_model *model;     /* kind MODEL */
+    struct dd_loaded_private *inside;
+};
+struct dd_loaded_cache *dd_loaded_cache_new(uint64_t max_model_bytes);
+void dd_loaded_cache_free(struct dd_loaded_cache *cache);
+enum dd_status dd_loaded_get(struct dd_daemon *daemon, const struct dd_asset *asset, struct dd_loaded **ret_loaded,
+                             struct dd_error *err) DD_MUST_CHECK;
+void dd_loaded_put(struct dd_daemon *daemon, struct dd_loaded *loaded); /* NULL is fine */
+void dd_loaded_forget(struct dd_daemon *daemon, enum dd_asset_kind kind, int64_t asset_id);
+/* logits [n, n_labels]; calls on one model take turns. */
+enum dd_status dd_loaded_predict(struct dd_daemon *daemon, struct dd_loaded *loaded, int max_length,
+                                 const struct dd_row *rows, size_t n, const struct dd_cancel *cancel, float *logits,
+                                 struct dd_error *err) DD_MUST_CHECK;
+
+/* --- resource.c: records as the JSON of the API ------------------------------------------------------------------- */
+
+void dd_put_number(cJSON *object, const char *name, double value);   /* null where not finite */
+void dd_put_text(cJSON *object, const char *name, const char *text); /* null for NULL */
+void dd_put_time(cJSON *object, const char *name, int64_t wall_ms);  /* null for 0 */
+cJSON *dd_json_parse(const char *text); /* an empty object for NULL or nonsense; NULL out of memory */
+cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *experiment);
+cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best);
+cJSON *dd_step_json(const struct dd_step_row *row);
+cJSON *dd_log_json(const struct dd_log_row *row);
+cJSON *dd_report_json(const struct dd_report *report, const char *const *class_names);
+void dd_allowed_actions(enum dd_state state, char out[128]); /* "cancel,pause,clone" */
+/* Adds "experiment_id" and sends; takes ownership of data (NULL is nothing). */
+void dd_publish(struct dd_daemon *daemon, const char *type, int64_t experiment_id, cJSON *data);
+void dd_publish_status(struct dd_daemon *daemon, int64_t experiment_id); /* the whole resource, as it is now */
+extern const char dd_epoch_csv_header[];
+void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out);
+/* Reduces rows in place to at most max_points (≥ 4): first, last and the extremes of loss and gradient norm of each
+ * stretch stay, a NaN counts as the largest.  Returns how many are left. */
+size_t dd_steps_reduce(struct dd_step_row *rows, size_t n, size_t max_points);
+
+/* --- describe.c: what storage keeps of data sets and models --------------------------------------------------------
+ */
+
+cJSON *dd_dataset_describe(const struct dd_dataset *dataset, uint64_t skipped, const struct dd_cancel *cancel);
+cJSON *dd_model_describe(const struct dd_model_info *info, int max_length, cJSON *source); /* takes source */
+/* From what dd_model_describe wrote; false when it is not such. */
+bool dd_model_config_read(const char *info_json, struct dd_bert_config *ret_config);
+void dd_spec_teacher_from(const struct dd_bert_config *config, struct dd_spec_teacher *ret_teacher);
+
+/* --- setup.c: from a spec to what dd_train wants -------------------------------------------------------------------
+ */
+
+struct dd_setup {
+    struct dd_spec spec;
+    struct dd_loaded *dataset;
+    struct dd_model *base, *init;
+    char *vocab; /* owned */
+    size_t vocab_bytes;
+    struct dd_tokenizer_options vocab_options;
+};
+/* Loads all that the resolved spec names.  On failure nothing is kept. */
+enum dd_status dd_setup_load(struct dd_daemon *daemon, const char *spec_json, struct dd_setup *ret_setup,
+                             struct dd_error *err) DD_MUST_CHECK;
+void dd_setup_release(struct dd_daemon *daemon, struct dd_setup *setup);
+/* Takes a copy of a model's vocabulary. */
+enum dd_status dd_setup_vocabulary(struct dd_setup *setup, const struct dd_model *model,
+                                   struct dd_error *err) DD_MUST_CHECK;
+
+/* --- register.c ----------------------------------------------------------------------------------------------------
+ */
+
+/* The result of a run becomes a model: save_as, else exp-<id>; where that name is taken by another, "<name>-2" and so
+ * on.  Doing it again for the same run replaces what it made before. */
+enum dd_status dd_register_result(struct dd_daemon *daemon, const struct dd_experiment *experiment,
+                                  const struct dd_train_result *result, char ret_name[DD_NAME_BYTES],
+                                  struct dd_error *err) DD_MUST_CHECK;
+
+/* --- worker.c ------------------------------------------------------------------------------------------------------
+ */
+
+enum dd_status dd_workers_new(struct dd_daemon *daemon, int count, struct dd_workers **ret_workers,
+                              struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_workers_start(struct dd_workers *workers, struct dd_error *err) DD_MUST_CHECK;
+void dd_workers_wake(struct dd_workers *workers); /* there may be something in the queue */
+void dd_workers_signal(struct dd_workers *workers, int64_t experiment_id, enum dd_stop why);
+/* Asks every job to checkpoint and end; true once all threads are gone. May be called again. */
+bool dd_workers_stop(struct dd_workers *workers, int wait_ms);
+/* What could not be stopped in time goes back into the queue as after a clean stop. */
+void dd_workers_abandon(struct dd_workers *workers);
+void dd_workers_free(struct dd_workers *workers); /* after dd_workers_stop said true */
+struct dd_progress {
+    bool known;
+    char phase[24];
+    double phase_done;
+    struct dd_step_metrics step; /* step.step 0: none yet */
+};
+void dd_workers_progress(struct dd_workers *workers, int64_t experiment_id, struct dd_progress *ret_progress);
+int dd_workers_busy(struct dd_workers *workers);
+double dd_workers_tokens_per_second(struct dd_workers *workers); /* of all that train */
+
+/* --- service_*.c ---------------------------------------------------------------------------------------------------
+ */
+
+void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops);
+dd_api_fn dd_dataset_create_op, dd_dataset_list_op, dd_dataset_get_op, dd_dataset_rows_op, dd_dataset_delete_op;
+dd_api_fn dd_model_create_op, dd_model_list_op, dd_model_get_op, dd_model_archive_op, dd_model_delete_op;
+dd_api_fn dd_model_predict_op, dd_model_evaluate_op;
+dd_api_fn dd_experiment_create_op, dd_experiment_list_op, dd_experiment_get_op, dd_experiment_patch_op,
+    dd_experiment_delete_op, dd_experiment_cancel_op, dd_experiment_pause_op, dd_experiment_resume_op,
+    dd_experiment_retry_op, dd_experiment_clone_op;
+dd_api_fn dd_experiment_metrics_op, dd_experiment_steps_op, dd_experiment_report_op, dd_experiment_predictions_op,
+    dd_experiment_log_op, dd_experiment_archive_op, dd_compare_op;
+dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op;
+/* Report of a model on a split as JSON or, with Accept: text/plain, as text. */
+enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
+                                struct dd_api_result *result, struct dd_error *err) DD_MUST_CHECK;
+/* gold and predictions of model on a split, into a report. */
+enum dd_status dd_evaluate(struct dd_daemon *daemon, struct dd_loaded *model, int max_length, struct dd_loaded *dataset,
+                           enum dd_split split, const struct dd_cancel *cancel, struct dd_report *ret_report,
+                           struct dd_error *err) DD_MUST_CHECK;
+/* Class names of a data set, for reports; free() the array only. */
+const char **dd_class_names(const struct dd_dataset *dataset);
+/* A directory as .tar.gz in an unnamed file of the uploads folder. */
+enum dd_status dd_answer_archive(struct dd_daemon *daemon, const char *dir, const char *root,
+                                 const struct dd_cancel *cancel, struct dd_api_result *result,
+                                 struct dd_error *err) DD_MUST_CHECK;
+/* "there is no data set \"mlik\"; did you mean \"milk\"?" */
+void dd_no_such_asset(struct dd_daemon *daemon, enum dd_asset_kind kind, const char *name, char *out, size_t out_bytes);
+enum dd_status dd_fail_json(struct dd_error *err); /* cJSON ran out of memory */
+
+/* --- submit.c: from a request body to a row in the queue -----------------------------------------------------------
+ */
+
+enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_run, struct dd_api_result *result,
+                         struct dd_problem *problem) DD_MUST_CHECK;
+/* The body of a clone: the run's spec with the changes merged in (RFC 7386). NULL when out of memory. */
+cJSON *dd_clone_body(const struct dd_experiment *experiment, const cJSON *changes);
+
+/* --- notify.c: systemd ---------------------------------------------------------------------------------------------
+ */
+
+void dd_notify(const char *state); /* "READY=1"; nothing without $NOTIFY_SOCKET */
+
+#endif

@@ -1,0 +1,159 @@
+/* GET /compare: series of several runs side by side, and the fields in which their specs differ.
+ * Threads: request threads.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/daemon.h"
+
+#define MAX_IDS 50
+
+static const struct {
+    const char *name;
+    size_t offset;
+} series[] = {
+#define COLUMN(field)                                                                                                  \
+    { #field, offsetof(struct dd_epoch_row, field) }
+    COLUMN(train_loss),
+    COLUMN(train_kl),
+    COLUMN(train_ce),
+    COLUMN(dev_loss),
+    COLUMN(accuracy),
+    COLUMN(macro_precision),
+    COLUMN(macro_recall),
+    COLUMN(macro_f1),
+    COLUMN(weighted_precision),
+    COLUMN(weighted_recall),
+    COLUMN(weighted_f1),
+    COLUMN(teacher_agreement),
+    COLUMN(lr),
+    COLUMN(seconds),
+    COLUMN(elapsed_seconds),
+    COLUMN(tokens_per_second),
+#undef COLUMN
+};
+
+/* {"epoch":[…],"train_loss":[…],…} */
+static cJSON *series_json(const struct dd_epoch_row *rows, size_t count) {
+    cJSON *json = cJSON_CreateObject(), *epochs = cJSON_AddArrayToObject(json, "epoch");
+    for (size_t i = 0; i < count; i++)
+        cJSON_AddItemToArray(epochs, cJSON_CreateNumber(rows[i].epoch));
+    for (size_t k = 0; k < DD_ARRAY_LEN(series); k++) {
+        cJSON *column = cJSON_AddArrayToObject(json, series[k].name);
+        for (size_t i = 0; i < count; i++) {
+            double value;
+            memcpy(&value, (const char *)&rows[i] + series[k].offset, sizeof value);
+            cJSON_AddItemToArray(column, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+        }
+    }
+    return json;
+}
+
+static const cJSON *field_of(const cJSON *spec, const char *outer, const char *name) {
+    return cJSON_GetObjectItemCaseSensitive(outer != NULL ? cJSON_GetObjectItemCaseSensitive(spec, outer) : spec, name);
+}
+
+static bool all_equal(cJSON *const *specs, size_t n, const char *outer, const char *name) {
+    const cJSON *first = field_of(specs[0], outer, name);
+    for (size_t i = 1; i < n; i++) {
+        const cJSON *other = field_of(specs[i], outer, name);
+        if ((first == NULL) != (other == NULL) || (first != NULL && !cJSON_Compare(first, other, true)))
+            return false;
+    }
+    return true;
+}
+
+/* Each field of any of the specs, once, that is not the same in all: {"field","values":[…]}. */
+static void add_differences(cJSON *list, cJSON *const *specs, size_t n, const char *outer) {
+    for (size_t i = 0; i < n; i++) {
+        const cJSON *field, *object = outer != NULL ? cJSON_GetObjectItemCaseSensitive(specs[i], outer) : specs[i];
+        cJSON_ArrayForEach(field, object) {
+            bool seen = false;
+            for (size_t k = 0; k < i; k++)
+                seen |= field_of(specs[k], outer, field->string) != NULL;
+            if (seen)
+                continue;
+            if (cJSON_IsObject(field)) {
+                add_differences(list, specs, n, field->string);
+                continue;
+            }
+            if (all_equal(specs, n, outer, field->string))
+                continue;
+            char name[96];
+            snprintf(name, sizeof name, "%s%s%s", outer != NULL ? outer : "", outer != NULL ? "." : "", field->string);
+            cJSON *row = cJSON_CreateObject();
+            cJSON_AddStringToObject(row, "field", name);
+            cJSON *values = cJSON_AddArrayToObject(row, "values");
+            for (size_t k = 0; k < n; k++) {
+                const cJSON *value = field_of(specs[k], outer, field->string);
+                cJSON_AddItemToArray(values, value != NULL ? cJSON_Duplicate(value, true) : cJSON_CreateNull());
+            }
+            cJSON_AddItemToArray(list, row);
+        }
+    }
+}
+
+/* One run into the answer; its resolved spec, without what merely labels it, into *ret_spec. */
+static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs, cJSON **ret_spec,
+                              struct dd_error *err) {
+    static const char *const kept[] = {"id",      "name",      "status", "tags",     "best",      "last",
+                                       "teacher", "retention", "model",  "progress", "created_at"};
+    struct dd_experiment e;
+    enum dd_status status = dd_storage_experiment_get(daemon->storage, id, &e, err);
+    if (status == DD_NOT_FOUND)
+        return dd_fail(err, DD_NOT_FOUND, "experiment_not_found", "there is no experiment %" PRId64, id);
+    if (status != DD_OK)
+        return status;
+    struct dd_epoch_row *rows = NULL;
+    size_t count = 0;
+    status = dd_storage_epochs_get(daemon->storage, id, 0, &rows, &count, err);
+    if (status == DD_OK) {
+        cJSON *whole = dd_experiment_json(daemon, &e), *run = cJSON_CreateObject();
+        for (size_t i = 0; i < DD_ARRAY_LEN(kept); i++)
+            cJSON_AddItemToObject(run, kept[i], cJSON_DetachItemFromObjectCaseSensitive(whole, kept[i]));
+        cJSON_AddItemToObject(run, "series", series_json(rows, count));
+        cJSON_AddItemToArray(runs, run);
+        cJSON_Delete(whole);
+        *ret_spec = dd_json_parse(e.spec_json);
+        static const char *const labels[] = {"name", "notes", "tags", "priority", "save_as"};
+        for (size_t i = 0; i < DD_ARRAY_LEN(labels); i++)
+            cJSON_DeleteItemFromObjectCaseSensitive(*ret_spec, labels[i]);
+    }
+    free(rows);
+    dd_experiment_release(&e);
+    return status;
+}
+
+enum dd_status dd_compare_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
+                             struct dd_problem *problem) {
+    struct dd_daemon *daemon = context;
+    const char *ids = dd_api_param(call, "ids");
+    cJSON *specs[MAX_IDS] = {NULL};
+    size_t n = 0;
+    cJSON *json = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(json, "ids");
+    cJSON *runs = cJSON_AddArrayToObject(json, "experiments");
+    enum dd_status status = DD_OK;
+    for (const char *p = ids; p != NULL && *p != '\0' && n < MAX_IDS && status == DD_OK;) {
+        char *end;
+        int64_t id = strtoll(p, &end, 10);
+        if (end == p) {
+            status = dd_fail(&problem->error, DD_INVALID, "parameter_invalid", "ids must be numbers with commas");
+            break;
+        }
+        cJSON_AddItemToArray(list, cJSON_CreateNumber((double)id));
+        status = add_run(daemon, id, runs, &specs[n], &problem->error);
+        n += status == DD_OK;
+        p = end + (*end == ',');
+    }
+    if (status == DD_OK && n > 0)
+        add_differences(cJSON_AddArrayToObject(json, "differences"), specs, n, NULL);
+    for (size_t i = 0; i < n; i++)
+        cJSON_Delete(specs[i]);
+    if (status == DD_OK)
+        result->json = json;
+    else
+        cJSON_Delete(json);
+    return status;
+}

@@ -1,0 +1,390 @@
+/* From a request body to a row in the queue: names are resolved, sizes checked, memory estimated; every fault is found
+ * before anything is refused.
+ * Threads: HTTP and request threads.
+ */
+#include <inttypes.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/daemon.h"
+
+void dd_no_such_asset(struct dd_daemon *daemon, enum dd_asset_kind kind, const char *name, char *out,
+                      size_t out_bytes) {
+    const char *what = kind == DD_ASSET_DATASET ? "data set" : "model";
+    struct dd_asset *items = NULL;
+    size_t count = 0;
+    char *next = NULL;
+    struct dd_error err;
+    const char *near = NULL;
+    int best = INT_MAX;
+    if (dd_storage_asset_list(daemon->storage, kind, NULL, NULL, 500, &items, &count, &next, &err) == DD_OK)
+        for (size_t i = 0; i < count; i++)
+            if (dd_near_miss(name, items[i].name, &best))
+                near = items[i].name;
+    if (near != NULL)
+        snprintf(out, out_bytes, "there is no %s \"%s\"; did you mean \"%s\"?", what, name, near);
+    else if (count == 0)
+        snprintf(out, out_bytes, "there is no %s \"%s\", nor any other yet", what, name);
+    else
+        snprintf(out, out_bytes, "there is no %s \"%s\"; there %s \"%s\"%s", what, name, count == 1 ? "is" : "are",
+                 items[0].name, count == 1 ? "" : " and others");
+    dd_assets_free(items, count);
+    free(next);
+}
+
+/* --- what a submission stands on ---------------------------------------------------------------------------------- */
+
+struct submission {
+    struct dd_daemon *daemon;
+    struct dd_spec spec;
+    struct dd_asset dataset, base, init, vocabulary; /* name NULL: none */
+    struct dd_bert_config base_config, init_config, vocabulary_config;
+    bool has_base, has_init, has_vocabulary;
+    struct dd_train_estimate estimate;
+    struct dd_faults *faults;
+};
+
+static void submission_free(struct submission *s) {
+    if (s == NULL)
+        return;
+    dd_asset_release(&s->dataset);
+    dd_asset_release(&s->base);
+    dd_asset_release(&s->init);
+    dd_asset_release(&s->vocabulary);
+    free(s);
+}
+
+/* A named asset; a fault where there is none; another error is the daemon's. */
+static enum dd_status find_asset(struct submission *s, enum dd_asset_kind kind, const char *pointer, const char *name,
+                                 struct dd_asset *ret_asset, struct dd_error *err) {
+    if (name[0] == '\0')
+        return DD_OK;
+    enum dd_status status = dd_storage_asset_get(s->daemon->storage, kind, name, ret_asset, err);
+    if (status != DD_NOT_FOUND)
+        return status;
+    char detail[384];
+    dd_no_such_asset(s->daemon, kind, name, detail, sizeof detail);
+    dd_faults_add(s->faults, pointer, "%s", detail);
+    return DD_OK;
+}
+
+static bool read_config(struct submission *s, const char *pointer, const struct dd_asset *asset,
+                        struct dd_bert_config *ret_config) {
+    if (asset->name == NULL)
+        return false;
+    if (dd_model_config_read(asset->info_json, ret_config))
+        return true;
+    dd_faults_add(s->faults, pointer, "the shape of model \"%s\" is not known; register it again", asset->name);
+    return false;
+}
+
+static enum dd_status find_all(struct submission *s, struct dd_error *err) {
+    const struct dd_spec *spec = &s->spec;
+    bool distill = spec->task != DD_TASK_FINETUNE;
+    const char *base_pointer = distill ? "/teacher" : "/model";
+    enum dd_status status = find_asset(s, DD_ASSET_DATASET, "/dataset", spec->dataset, &s->dataset, err);
+    if (status == DD_OK)
+        status = find_asset(s, DD_ASSET_MODEL, base_pointer, distill ? spec->teacher : spec->model, &s->base, err);
+    if (status == DD_OK)
+        status = find_asset(s, DD_ASSET_MODEL, "/init", spec->init_model, &s->init, err);
+    if (status == DD_OK && !distill)
+        status = find_asset(s, DD_ASSET_MODEL, "/vocabulary", spec->vocabulary, &s->vocabulary, err);
+    if (status != DD_OK)
+        return status;
+    s->has_base = read_config(s, base_pointer, &s->base, &s->base_config);
+    s->has_init = read_config(s, "/init", &s->init, &s->init_config);
+    s->has_vocabulary = read_config(s, "/vocabulary", &s->vocabulary, &s->vocabulary_config);
+    if (distill && s->base.name != NULL && strcmp(s->base.kind, "classifier") != 0)
+        dd_faults_add(s->faults, "/teacher",
+                      "model \"%s\" is an encoder without classes; train a classifier from it first (task finetune)",
+                      s->base.name);
+    return DD_OK;
+}
+
+/* --- faults that need more than the spec ---------------------------------------------------------------------------
+ */
+
+static bool has_string(const cJSON *list, const char *text) {
+    const cJSON *item;
+    cJSON_ArrayForEach(item, list) {
+        if (cJSON_IsString(item) && strcmp(item->valuestring, text) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The teacher must know every class of the data set: by name, or, where its labels are only LABEL_0 …, by number. */
+static void check_classes(struct submission *s) {
+    if (s->spec.task != DD_TASK_DISTILL || s->dataset.name == NULL || s->base.name == NULL)
+        return;
+    cJSON *model = dd_json_parse(s->base.info_json), *data = dd_json_parse(s->dataset.info_json);
+    const cJSON *labels = cJSON_GetObjectItemCaseSensitive(model, "labels"), *class;
+    const cJSON *classes = cJSON_GetObjectItemCaseSensitive(data, "classes");
+    int n_labels = cJSON_GetArraySize(labels), n_classes = cJSON_GetArraySize(classes);
+    bool unnamed = n_labels == n_classes && has_string(labels, "LABEL_0");
+    cJSON_ArrayForEach(class, classes) {
+        const cJSON *name = cJSON_GetObjectItemCaseSensitive(class, "name");
+        if (unnamed || !cJSON_IsString(name) || has_string(labels, name->valuestring))
+            continue;
+        dd_faults_add(s->faults, "/teacher", "\"%s\" does not know class \"%s\" of data set \"%s\"", s->base.name,
+                      name->valuestring, s->dataset.name);
+        break;
+    }
+    cJSON_Delete(model);
+    cJSON_Delete(data);
+}
+
+static void check_init(struct submission *s) {
+    const struct dd_spec *spec = &s->spec;
+    const struct dd_bert_config *c = &s->init_config;
+    if (!s->has_init || spec->init != DD_INIT_MODEL)
+        return;
+    if (c->hidden_size != spec->hidden_size || c->intermediate_size != spec->intermediate_size ||
+        c->layers < spec->layers)
+        dd_faults_add(s->faults, "/init",
+                      "model \"%s\" has %d layers of %d (feed-forward %d), the student asks for %d of %d (%d)",
+                      s->init.name, c->layers, c->hidden_size, c->intermediate_size, spec->layers, spec->hidden_size,
+                      spec->intermediate_size);
+    if (s->has_base && c->vocab_size != s->base_config.vocab_size)
+        dd_faults_add(s->faults, "/init",
+                      "model \"%s\" has %d tokens, the teacher has %d: they must share a vocabulary", s->init.name,
+                      c->vocab_size, s->base_config.vocab_size);
+}
+
+static enum dd_status check_world(struct submission *s, struct dd_error *err) {
+    check_classes(s);
+    check_init(s);
+    if (s->spec.precision == DD_PRECISION_BF16 && !dd_engine_has_bf16())
+        dd_faults_add(s->faults, "/precision",
+                      "bf16 needs a CPU with AVX512-BF16 or AMX and a build with oneDNN; "
+                      "this daemon has not both: use fp32");
+    if (s->spec.save_as[0] == '\0')
+        return DD_OK;
+    struct dd_asset taken;
+    enum dd_status status = dd_storage_asset_get(s->daemon->storage, DD_ASSET_MODEL, s->spec.save_as, &taken, err);
+    if (status == DD_NOT_FOUND)
+        return DD_OK;
+    if (status == DD_OK) {
+        dd_faults_add(s->faults, "/save_as", "there is a model \"%s\" already", s->spec.save_as);
+        dd_asset_release(&taken);
+    }
+    return status;
+}
+
+/* --- memory and time -----------------------------------------------------------------------------------------------
+ */
+
+static enum dd_status estimate(struct submission *s, struct dd_error *err) {
+    struct dd_loaded *data;
+    enum dd_status status = dd_loaded_get(s->daemon, &s->dataset, &data, err);
+    if (status != DD_OK)
+        return status;
+    int asked = s->spec.vocab_size;
+    if (s->has_vocabulary) /* the estimate is of the model that will be: with the vocabulary's size */
+        s->spec.vocab_size = s->vocabulary_config.vocab_size;
+    status = dd_train_estimate(&s->spec, data->dataset, s->has_base ? &s->base_config : NULL, s->daemon->n_threads,
+                               &s->estimate, err);
+    s->spec.vocab_size = asked;
+    dd_loaded_put(s->daemon, data);
+    if (status != DD_OK)
+        return status;
+    const double gib = 1024.0 * 1024 * 1024;
+    if (s->estimate.memory_bytes > s->daemon->memory_limit_bytes)
+        return dd_fail(err, DD_INVALID, "memory_limit",
+                       "the run needs about %.2f GiB of memory and the limit is %.2f GiB: a smaller batch_size, "
+                       "max_length, hidden_size or layers would fit, or a larger --memory-limit",
+                       (double)s->estimate.memory_bytes / gib, (double)s->daemon->memory_limit_bytes / gib);
+    return DD_OK;
+}
+
+static cJSON *estimate_json(const struct dd_train_estimate *e) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "memory_bytes", (double)e->memory_bytes);
+    cJSON_AddNumberToObject(json, "disk_bytes", (double)e->disk_bytes);
+    cJSON_AddNumberToObject(json, "seconds", e->seconds);
+    cJSON_AddNumberToObject(json, "parameters", (double)e->parameters);
+    cJSON_AddNumberToObject(json, "model_bytes", (double)e->model_bytes);
+    cJSON_AddNumberToObject(json, "matmul_flops", e->matmul_flops);
+    return json;
+}
+
+/* --- the row --------------------------------------------------------------------------------------------------------
+ */
+
+/* Splits the resolved JSON in what decides the run and its tags. */
+static enum dd_status spec_texts(const struct dd_spec *spec, char **ret_spec, char **ret_tags, struct dd_error *err) {
+    cJSON *json = dd_spec_to_json(spec);
+    char *text = cJSON_PrintUnformatted(json);
+    char *tags = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(json, "tags"));
+    cJSON_Delete(json);
+    if (text == NULL || tags == NULL) {
+        free(text);
+        free(tags);
+        return dd_fail_json(err);
+    }
+    *ret_spec = text;
+    *ret_tags = tags;
+    return DD_OK;
+}
+
+static enum dd_status insert(struct submission *s, int64_t *ret_id, struct dd_error *err) {
+    struct dd_spec *spec = &s->spec;
+    DD_CLEANUP(dd_free_ptr) char *text = NULL;
+    DD_CLEANUP(dd_free_ptr) char *tags = NULL;
+    enum dd_status status = spec_texts(spec, &text, &tags, err);
+    if (status != DD_OK)
+        return status;
+    char task[16], optimizer[16], none[1] = "";
+    snprintf(task, sizeof task, "%s", dd_task_name(spec->task));
+    snprintf(optimizer, sizeof optimizer, "%s", dd_optimizer_name(spec->optimizer.type));
+    bool distill = spec->task == DD_TASK_DISTILL;
+    struct dd_experiment row = {.name = spec->name,
+                                .notes = spec->notes,
+                                .tags_json = tags,
+                                .priority = spec->priority,
+                                .spec_json = text,
+                                .task = task,
+                                .dataset = spec->dataset,
+                                .teacher = distill ? spec->teacher : none,
+                                .base_model = distill ? none : spec->model,
+                                .optimizer = optimizer,
+                                .layers = spec->layers,
+                                .heads = spec->heads,
+                                .hidden_size = spec->hidden_size,
+                                .temperature = distill ? spec->temperature : NAN,
+                                .alpha = distill ? spec->alpha : NAN,
+                                .lr = spec->optimizer.lr,
+                                .epochs = spec->epochs,
+                                .eta_seconds = NAN,
+                                .tokens_per_second = NAN,
+                                .elapsed_seconds = NAN};
+    uint8_t hash[DD_SHA256_BYTES];
+    dd_spec_hash(spec, hash);
+    dd_hex(hash, sizeof hash, row.spec_hash);
+    return dd_storage_experiment_insert(s->daemon->storage, &row, ret_id, err);
+}
+
+static enum dd_status answer_created(struct dd_daemon *daemon, int64_t id, struct dd_api_result *result,
+                                     struct dd_error *err) {
+    struct dd_experiment experiment;
+    enum dd_status status = dd_storage_experiment_get(daemon->storage, id, &experiment, err);
+    if (status != DD_OK)
+        return status;
+    result->json = dd_experiment_json(daemon, &experiment);
+    dd_experiment_release(&experiment);
+    result->http_status = 201;
+    snprintf(result->location, sizeof result->location, "/api/v1/experiments/%" PRId64, id);
+    return result->json != NULL ? DD_OK : dd_fail_json(err);
+}
+
+static enum dd_status answer_dry(const struct submission *s, struct dd_api_result *result, struct dd_error *err) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddItemToObject(json, "spec", dd_spec_to_json(&s->spec));
+    cJSON_AddItemToObject(json, "estimate", estimate_json(&s->estimate));
+    result->json = json;
+    return json != NULL ? DD_OK : dd_fail_json(err);
+}
+
+/* All faults of body and world into s->faults. */
+static enum dd_status resolve(struct submission *s, const cJSON *body, struct dd_error *err) {
+    enum dd_status parsed = dd_spec_parse(body, "", &s->spec, s->faults, err);
+    if (parsed != DD_OK && parsed != DD_INVALID)
+        return parsed;
+    enum dd_status status = find_all(s, err);
+    if (status != DD_OK)
+        return status;
+    bool distill = s->spec.task != DD_TASK_FINETUNE;
+    bool base_wanted = distill || s->spec.model[0] != '\0';
+    struct dd_spec_teacher base;
+    if (parsed == DD_OK && s->has_base == base_wanted) {
+        if (s->has_base)
+            dd_spec_teacher_from(&s->base_config, &base);
+        status = dd_spec_resolve(&s->spec, s->has_base ? &base : NULL, s->faults, err);
+    }
+    if (status == DD_OK || status == DD_INVALID)
+        status = s->faults->total == 0 || parsed == DD_OK ? check_world(s, err) : DD_OK;
+    if (status == DD_OK && s->faults->total > 0)
+        status = dd_fail(err, DD_INVALID, "spec_invalid", "%s: %s%s", s->faults->items[0].pointer,
+                         s->faults->items[0].detail, s->faults->total > 1 ? " (and more, see errors)" : "");
+    return status;
+}
+
+enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_run, struct dd_api_result *result,
+                         struct dd_problem *problem) {
+    struct submission *s = dd_calloc(1, sizeof *s);
+    struct dd_error *err = &problem->error;
+    if (s == NULL)
+        return dd_fail_memory(err, sizeof *s);
+    s->daemon = daemon;
+    s->faults = &problem->faults;
+    int64_t id = 0;
+    enum dd_status status = resolve(s, body, err);
+    if (status == DD_OK)
+        status = estimate(s, err);
+    if (status == DD_OK && dry_run)
+        status = answer_dry(s, result, err);
+    else if (status == DD_OK)
+        status = insert(s, &id, err);
+    submission_free(s);
+    if (status != DD_OK || dry_run)
+        return status;
+    dd_workers_wake(daemon->workers);
+    dd_publish_status(daemon, id);
+    return answer_created(daemon, id, result, err);
+}
+
+/* --- clones ---------------------------------------------------------------------------------------------------------
+ */
+
+static bool merge(cJSON *into, const cJSON *patch) {
+    const cJSON *change;
+    cJSON_ArrayForEach(change, patch) {
+        cJSON *old = cJSON_GetObjectItemCaseSensitive(into, change->string);
+        if (cJSON_IsObject(change) && cJSON_IsObject(old)) {
+            if (!merge(old, change))
+                return false;
+            continue;
+        }
+        cJSON_DeleteItemFromObjectCaseSensitive(into, change->string);
+        if (cJSON_IsNull(change))
+            continue;
+        cJSON *copy = cJSON_Duplicate(change, true);
+        if (copy == NULL || !cJSON_AddItemToObject(into, change->string, copy)) {
+            cJSON_Delete(copy);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Fields of the old spec that only made sense beside what changes. */
+static void drop_dependents(cJSON *spec, const cJSON *changes) {
+    const cJSON *type =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(changes, "optimizer"), "type");
+    const cJSON *old = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(spec, "optimizer"), "type");
+    if (cJSON_IsString(type) && (!cJSON_IsString(old) || strcmp(type->valuestring, old->valuestring) != 0))
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, "optimizer");
+    if (cJSON_GetObjectItemCaseSensitive(changes, "layers") != NULL ||
+        cJSON_GetObjectItemCaseSensitive(changes, "init") != NULL)
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, "layer_map");
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "save_as"); /* the original has that name */
+}
+
+cJSON *dd_clone_body(const struct dd_experiment *e, const cJSON *changes) {
+    cJSON *spec = dd_json_parse(e->spec_json);
+    cJSON *tags = e->tags_json != NULL ? cJSON_Parse(e->tags_json) : NULL;
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "name");
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "notes");
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "tags");
+    cJSON_AddStringToObject(spec, "name", e->name != NULL ? e->name : "");
+    cJSON_AddStringToObject(spec, "notes", e->notes != NULL ? e->notes : "");
+    cJSON_AddItemToObject(spec, "tags", tags != NULL ? tags : cJSON_CreateArray());
+    drop_dependents(spec, changes);
+    if (!merge(spec, changes)) {
+        cJSON_Delete(spec);
+        return NULL;
+    }
+    return spec;
+}
