@@ -1,6 +1,6 @@
 // Calls to the daemon's REST interface. Every failure becomes a Problem, whose text is in the reader's language where
 // the dictionary knows the code, and the server's own words where it does not.
-import { known, t } from './i18n.js';
+import { known, language, t } from './i18n.js';
 import { recall, remember } from './memory.js';
 
 export const BASE = '/api/v1';
@@ -16,14 +16,17 @@ export class Problem extends Error {
   }
 }
 
-/** One or two sentences for a person: the translated code first, the server's detail (which names the field) after. */
+/**
+ * One or two sentences for a person: the code in the reader's language, then the server's detail, which names field and
+ * value. The detail is English: an English reader needs no more than that.
+ */
 export function explain(problem) {
   const key = `problem.${problem.code}`;
   const lead = known(key) ? t(key) : '';
   const rest = problem.errors?.length
     ? problem.errors.map((e) => `${e.pointer} ${e.detail}`).join('; ')
     : (problem.detail ?? problem.message ?? '');
-  return lead && rest ? `${lead} ${rest}` : lead || rest || String(problem);
+  return lead && rest && language() !== 'en' ? `${lead} ${rest}` : rest || lead || String(problem);
 }
 
 export const tokenHeaders = () => {

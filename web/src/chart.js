@@ -29,7 +29,7 @@ use([
   CanvasRenderer,
 ]);
 
-const FEW_POINTS = 60; // up to here each sample is marked
+const FEW_POINTS = 40; // up to here each sample is marked
 
 function palette() {
   const names = ['ink', 'ink-2', 'ink-3', 'rule', 'rule-2', 'panel', 'bad', 'accent'];

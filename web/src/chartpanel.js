@@ -13,7 +13,7 @@ const TABLE_ROWS = 2000;
  * Answers {element, ask, now, stop}: ask() redraws within a second, now() at once.
  */
 export function chartPanel(options) {
-  const canvas = h('div', { class: 'chart', tabindex: '0', role: 'img', onkeydown: onKey });
+  const canvas = h('div', { class: 'chart', tabindex: '0', role: 'img', 'aria-label': options.title, onkeydown: onKey });
   const spoken = h('span', { class: 'sr', 'aria-live': 'polite' });
   const summary = h('p', { class: 'chart-summary' });
   const legend = h('div', { class: 'legend' });
@@ -25,7 +25,7 @@ export function chartPanel(options) {
     h(
       'figcaption',
       { class: 'panel-head' },
-      h('h3', {}, options.title),
+      h('h2', {}, options.title),
       legend,
       h(
         'span',

@@ -4,6 +4,7 @@
 // Topics: 'run:<id>' a resource changed, 'runs' some resource changed or appeared (payload: id), 'gone' one was deleted,
 // 'metrics:<id>', 'steps:<id>', 'log:<id>' rows were added, 'stream' the line's state changed, 'reset' events were missed.
 import { get } from './api.js';
+import { Columns } from './columns.js';
 import { connect } from './stream.js';
 import { thin } from './smooth.js';
 
@@ -67,47 +68,6 @@ export async function loadRuns(search, signal) {
   return { ids: page.items.map((r) => r.id), next: page.next_cursor, total: page.total ?? null };
 }
 
-// ---- columns ------------------------------------------------------------------------------------------------------
-
-/** Columns of equal length, ordered by a key; a row with a known key replaces what was there. */
-export class Columns {
-  constructor(key) {
-    this.key = key;
-    this.columns = { [key]: [] };
-  }
-
-  get length() {
-    return this.columns[this.key].length;
-  }
-
-  get last() {
-    return this.columns[this.key][this.length - 1];
-  }
-
-  column(name) {
-    return this.columns[name] ?? new Array(this.length).fill(null);
-  }
-
-  add(row) {
-    const keys = this.columns[this.key];
-    let at = keys.length;
-    while (at > 0 && keys[at - 1] >= row[this.key]) at--;
-    const replaces = keys[at] === row[this.key];
-    for (const name of Object.keys(row))
-      if (!(name in this.columns)) this.columns[name] = new Array(keys.length).fill(null);
-    for (const [name, column] of Object.entries(this.columns)) {
-      const value = row[name] ?? null;
-      if (replaces) column[at] = value;
-      else column.splice(at, 0, value);
-    }
-  }
-
-  /** Keeps only these indices. */
-  pick(indices) {
-    for (const name of Object.keys(this.columns)) this.columns[name] = indices.map((i) => this.columns[name][i]);
-  }
-}
-
 // ---- metrics per epoch --------------------------------------------------------------------------------------------
 
 export const metricsOf = (id) => metrics.get(id)?.rows ?? null;
@@ -162,9 +122,9 @@ export async function loadLog(id) {
   if (!logs.has(id)) logs.set(id, { lines: [], seen: new Set() });
   for (;;) {
     const after = logs.get(id)?.lines.at(-1)?.seq ?? 0;
-    const { items } = await get(`experiments/${id}/log?limit=${LOG_PAGE}&after=${after}`);
-    addLog(id, items);
-    if (items.length < LOG_PAGE) return logOf(id);
+    const { lines } = await get(`experiments/${id}/log?limit=${LOG_PAGE}&after=${after}`);
+    addLog(id, lines);
+    if (lines.length < LOG_PAGE) return logOf(id);
   }
 }
 

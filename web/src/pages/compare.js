@@ -15,6 +15,8 @@ import { smooth } from '../smooth.js';
 const MOST = 50;
 const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
 const METRICS = [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'dev_loss'];
+const AXES = ['layers', 'heads', 'init', 'optimizer.type', 'optimizer.lr', 'T', 'alpha', 'epochs', 'batch_size', 'dataset', 'teacher']; // of parallel coordinates, in order
+const MOST_AXES = 7;
 const LABELS = new Set(['name', 'notes', 'tags', 'priority', 'save_as']); // fields that decide nothing
 
 /** {path: value} of a spec, nested fields joined by a dot, labels left out. */
@@ -49,6 +51,7 @@ export function mount(root) {
   const table = h('div', { class: 'scroll-x' });
   const specs = h('div', { class: 'scroll-x' });
   const scatters = h('div', { class: 'charts two' });
+  const parallels = h('div', { class: 'charts' });
   const confusion = h('section', {});
   const body = h(
     'div',
@@ -61,6 +64,7 @@ export function mount(root) {
     specs,
     h('h2', { class: 'section' }, t('compare.trade')),
     scatters,
+    parallels,
     confusion,
   );
   fill(root, h('div', { class: 'page' }, h('h1', { class: 'page-title' }, t('nav.compare')), note, body));
@@ -72,7 +76,7 @@ export function mount(root) {
   const hidden = () => new Set((param('hide') ?? '').split(',').filter(Boolean));
   const seeds = () => param('seeds') === '1';
   const baseline = () => (ids.includes(Number(param('base'))) ? Number(param('base')) : ids[0]);
-  const label = (id) => run(id)?.name || `#${id}`;
+  const label = (id) => (run(id)?.name ? `#${id} ${run(id).name}` : `#${id}`);
   const toggle = (id) => {
     const set = hidden();
     if (!set.delete(String(id))) set.add(String(id));
@@ -87,7 +91,7 @@ export function mount(root) {
     if (!rows?.length) return [];
     const x = xOf(rows);
     const y = rows.column(name);
-    const base = { id: String(id), toggle: String(id), name: `#${id} ${label(id)}`, colour: runColour(id), dash: runDash(id), symbol: runSymbol(id) };
+    const base = { id: String(id), toggle: String(id), name: label(id), colour: runColour(id), dash: runDash(id), symbol: runSymbol(id) };
     if (!smoothing()) return [{ ...base, x, y }];
     return [
       { ...base, id: `${id}:raw`, faint: true, x, y },
@@ -144,7 +148,7 @@ export function mount(root) {
     const name = () => metric(key, otherwise);
     const panel = chartPanel({ title: t(key === 'm1' ? 'compare.first' : 'compare.second'), name: `compare-${key}`, group: 'compare', tall: true, hidden, onToggle: toggle, model: () => curveModel(name()), summary: () => curveSummary(name()) });
     const select = h('select', { 'aria-label': t('compare.metric'), value: name(), onchange: (e) => setParams({ [key]: e.target.value === otherwise ? null : e.target.value }) }, METRICS.map((m) => h('option', { value: m }, t(`metric.${m}`))));
-    panel.element.querySelector('h3').replaceChildren(select);
+    panel.element.querySelector('h2').replaceChildren(select);
     return panel;
   }
 
@@ -178,7 +182,7 @@ export function mount(root) {
               'tr',
               {},
               h('td', {}, h('input', { type: 'radio', name: 'baseline', checked: id === baseline(), 'aria-label': t('compare.make_baseline', { name: label(id) }), onchange: () => setParams({ base: id }) })),
-              h('th', { scope: 'row' }, chip(id), h('a', { href: href(['runs', String(id)]) }, label(id)), ' ', h('span', { class: 'id' }, `#${id}`)),
+              h('th', { scope: 'row' }, chip(id), h('a', { href: href(['runs', String(id)]) }, label(id))),
               h('td', { class: 'num' }, s?.epoch ?? '–'),
               keys.flatMap((k) => [h('td', { class: 'num strong' }, score(s?.[k])), h('td', { class: 'num faint' }, id === baseline() || !s || !reference ? '' : delta(s[k] - reference[k]))]),
               h('td', { class: 'num' }, percent(r.retention?.macro_f1)),
@@ -220,14 +224,18 @@ export function mount(root) {
       kind: 'scatter',
       x: { name, format },
       y: { name: t('metric.macro_f1'), format: score, tick: shortScore },
-      series: points.map((r) => ({ id: String(r.id), name: `#${r.id} ${label(r.id)}`, label: `#${r.id}`, colour: runColour(r.id), symbol: runSymbol(r.id), x: cost(r), y: r.best.macro_f1 })),
+      series: points.map((r) => ({ id: String(r.id), name: label(r.id), label: `#${r.id}`, colour: runColour(r.id), symbol: runSymbol(r.id), x: cost(r), y: r.best.macro_f1 })),
     };
   };
   function parallelModel() {
     const known = ids.filter((id) => typeof run(id)?.best?.macro_f1 === 'number');
     if (known.length < 2) return null;
     const flat = known.map((id) => flatten(run(id).spec));
-    const keys = [...new Set(flat.flatMap((f) => Object.keys(f)))].filter((key) => key !== 'seed' && new Set(flat.map((f) => JSON.stringify(f[key] ?? null))).size > 1).slice(0, 8);
+    const keys = [...new Set(flat.flatMap((f) => Object.keys(f)))]
+      .filter((key) => new Set(flat.map((f) => JSON.stringify(f[key] ?? null))).size > 1)
+      .filter((key) => AXES.includes(key))
+      .sort((a, b) => AXES.indexOf(a) - AXES.indexOf(b))
+      .slice(0, MOST_AXES);
     const axes = keys.map((key) => {
       const values = flat.map((f) => f[key]);
       return values.every((v) => typeof v === 'number') ? { name: key, format: number } : { name: key, categories: [...new Set(values.map((v) => String(v ?? '–')))] };
@@ -238,7 +246,7 @@ export function mount(root) {
       axes,
       series: known.map((id, i) => ({
         id: String(id),
-        name: `#${id} ${label(id)}`,
+        name: label(id),
         colour: runColour(id),
         dash: runDash(id),
         values: [...keys.map((key, k) => (axes[k].categories ? String(flat[i][key] ?? '–') : flat[i][key])), run(id).best.macro_f1],
@@ -250,7 +258,7 @@ export function mount(root) {
   // ---- confusion ----
   async function drawConfusion() {
     const other = Number(param('vs'));
-    const choose = (key, value, list) => h('select', { 'aria-label': t('compare.confusion'), value: String(value ?? ''), onchange: (e) => setParams({ [key]: e.target.value || null }) }, h('option', { value: '' }, t('compare.choose')), list.map((id) => h('option', { value: String(id) }, `#${id} ${label(id)}`)));
+    const choose = (key, value, list) => h('select', { 'aria-label': t('compare.confusion'), value: String(value ?? ''), onchange: (e) => setParams({ [key]: e.target.value || null }) }, h('option', { value: '' }, t('compare.choose')), list.map((id) => h('option', { value: String(id) }, label(id))));
     const out = h('div', {});
     fill(confusion, h('h2', { class: 'section' }, t('compare.confusion')), h('p', {}, t('compare.confusion_text', { base: label(baseline()) }), ' ', choose('vs', ids.includes(other) ? other : '', ids.filter((id) => id !== baseline()))), out);
     if (!ids.includes(other) || other === baseline()) return;
@@ -338,7 +346,8 @@ export function mount(root) {
     ];
     panels = [...two, ...trade];
     fill(chartsHost, two.map((p) => p.element));
-    fill(scatters, trade.map((p) => p.element));
+    fill(scatters, trade.slice(0, 2).map((p) => p.element));
+    fill(parallels, trade[2].element);
     for (const id of ids) {
       offs.push(
         on(`metrics:${id}`, () => two.forEach((p) => p.ask())),

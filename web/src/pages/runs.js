@@ -12,6 +12,7 @@ import { virtualRows } from '../virtual.js';
 import { recall, remember } from '../memory.js';
 import { count } from '../format.js';
 
+const FIRST_PAGE = 60; // small, so that the first rows come soon
 const PAGE = 200;
 const STATUSES = ['running', 'queued', 'paused', 'finished', 'failed', 'cancelled'];
 const FILTERS = ['q', 'status', 'dataset', 'teacher', 'tag', 'task', 'optimizer'];
@@ -85,7 +86,7 @@ export function mount(root) {
   }
   const sortKey = () => route().params.get('sort') ?? '-id';
   function searchOf(params) {
-    const wanted = { sort: sortKey(), limit: PAGE };
+    const wanted = { sort: sortKey() };
     for (const name of FILTERS) wanted[name] = params.get(name);
     return wanted;
   }
@@ -105,7 +106,7 @@ export function mount(root) {
   async function more(first = false) {
     const controller = (loading = new AbortController());
     try {
-      const page = await loadRuns(query({ ...searchOf(route().params), cursor: next }), controller.signal);
+      const page = await loadRuns(query({ ...searchOf(route().params), limit: first ? FIRST_PAGE : PAGE, cursor: next }), controller.signal);
       if (controller.signal.aborted) return;
       for (const id of page.ids)
         if (!index.has(id)) {

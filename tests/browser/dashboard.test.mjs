@@ -1,0 +1,234 @@
+// The dashboard in a real browser on a real daemon that really trains: what it draws is what came out of training.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { Daemon, shared, tinyTeacher, topics, waitFor } from '../e2e/daemon.mjs';
+import { axeSource, launch, noBrowser } from './browser.mjs';
+
+const skip = noBrowser;
+const headlines = join(shared, 'data/headlines3');
+let daemon, browser, teacherId;
+
+/** Real headlines where the shared data is at hand, else made-up ones. */
+function data() {
+  if (!existsSync(join(headlines, 'train.tsv'))) return { train: { text: topics(900), filename: 'train.tsv' }, dev: { text: topics(150, 5), filename: 'dev.tsv' } };
+  const lines = (name, n) => readFileSync(join(headlines, name), 'utf8').split('\n').slice(0, n).join('\n');
+  return { train: { text: lines('train.tsv', 900), filename: 'train.tsv' }, dev: { text: lines('dev.tsv', 150), filename: 'dev.tsv' } };
+}
+
+const student = (extra = {}) => ({ dataset: 'news', teacher: 'teacher', layers: 1, epochs: 4, batch_size: 16, max_length: 24, ...extra });
+const noFaults = (page) => assert.deepEqual(page.faults, []);
+/** What a chart shows, read from its table twin: [[header, …], [cell, …], …]. */
+const tableOf = (page, index) =>
+  page.locator('.chart-panel').nth(index).locator('.twin table tr').evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+
+before(async () => {
+  if (skip) return;
+  daemon = await Daemon.start({ args: ['--workers', '2', '--threads', '2'] });
+  const made = await daemon.upload('news', data());
+  assert.equal(made.status, 201, made.text);
+  teacherId = (await daemon.post('/experiments', { ...tinyTeacher, dataset: 'news', name: 'news teacher', save_as: 'teacher', epochs: 3 })).id;
+  await daemon.waitState(teacherId, 'finished');
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await daemon?.discard();
+});
+
+test('a run that trains is drawn as it happens, without a reload', { skip }, async () => {
+  const { id } = await daemon.post('/experiments', student({ name: 'live', epochs: 40 }));
+  const page = await browser.open(`${daemon.url}/runs/${id}?table=score`);
+  await page.waitForSelector('.twin tbody tr');
+  const first = (await tableOf(page, 1)).length;
+  await waitFor(async () => (await tableOf(page, 1)).length >= first + 3, 60_000, 'three more epochs on the page');
+  const shown = await tableOf(page, 1);
+  assert.equal(page.requested.filter((url) => url.includes(`/experiments/${id}/metrics`)).length, 1, 'the history is fetched once');
+  assert.equal(page.requested.filter((url) => url.includes(`/experiments/${id}/steps`)).length, 1);
+  assert.deepEqual(page.requested.filter((url) => !url.startsWith(daemon.url) && !url.startsWith('blob:')), [], 'no request leaves the origin');
+  const { epochs } = await daemon.get(`/experiments/${id}/metrics`);
+  assert.deepEqual(shown[0].slice(0, 4), ['epoch', 'macro-F1', 'weighted F1', 'accuracy']);
+  for (const [epoch, f1] of shown.slice(1)) {
+    const row = epochs.find((e) => e.epoch === Number(epoch));
+    assert.equal(f1, row.macro_f1.toFixed(4).replace(/^0/, ''), `macro-F1 of epoch ${epoch}`);
+  }
+  noFaults(page);
+  await page.getByRole('button', { name: 'Cancel run' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Cancel run' }).click();
+  await page.locator('.run-state .status.cancelled').waitFor();
+  await page.context().close();
+});
+
+test('pause and resume from the page', { skip }, async () => {
+  const { id } = await daemon.post('/experiments', student({ name: 'paused', epochs: 200 }));
+  const page = await browser.open(`${daemon.url}/runs/${id}`);
+  await page.locator('.run-state .status.running').waitFor();
+  await page.getByRole('button', { name: 'Pause' }).click();
+  await page.locator('.run-state .status.paused').waitFor();
+  await page.getByRole('button', { name: 'Resume' }).click();
+  await page.locator('.run-state .status.running').waitFor();
+  await daemon.post(`/experiments/${id}/cancel`);
+  await page.locator('.run-state .status.cancelled').waitFor();
+  noFaults(page);
+  await page.context().close();
+});
+
+test('the report, the slider, wrong predictions, spec, curl and log are those of the daemon', { skip }, async () => {
+  const { id } = await daemon.post('/experiments', student({ name: "it's finished", epochs: 3 }));
+  const done = await daemon.waitState(id, 'finished');
+  const page = await browser.open(`${daemon.url}/runs/${id}`);
+  const cell = (text) => page.locator('.report tr', { has: page.getByRole('rowheader', { name: text, exact: true }) }).locator('td').nth(2);
+  const digits = (v) => v.toFixed(4).replace(/^0\./, '.');
+  const best = await daemon.get(`/experiments/${id}/epochs/best/report`);
+  await page.waitForFunction((want) => document.querySelector('.report')?.textContent.includes(want), digits(best.accuracy));
+  for (const label of best.labels) assert.equal(await cell(label).textContent(), digits(best[label]['f1-score']));
+  assert.equal(await page.locator('.confusion tbody td').count(), best.labels.length ** 2);
+
+  await page.getByRole('slider', { name: 'Epoch' }).fill('1');
+  await page.waitForURL(done.best.epoch === 1 ? /runs\/\d+$/ : /epoch=1/);
+  const first = await daemon.get(`/experiments/${id}/epochs/1/report`);
+  await page.waitForFunction((want) => document.querySelector('.report .average')?.textContent.includes(want), digits(first.accuracy));
+
+  await page.getByRole('tab', { name: 'Predictions' }).click();
+  const wrong = await daemon.get(`/experiments/${id}/predictions?wrong=1&epoch=${done.best.epoch === 1 ? 'best' : 1}&limit=100`);
+  await page.waitForFunction((n) => document.querySelectorAll('.predictions tbody tr').length === n, wrong.items.length);
+  assert.equal(await page.locator('.predictions tbody tr').first().locator('td').nth(1).textContent(), wrong.items[0].text);
+
+  await page.getByRole('tab', { name: 'Spec and curl' }).click();
+  const curl = await page.locator('.code pre').textContent();
+  const again = JSON.parse(execFileSync('bash', ['-c', curl], { encoding: 'utf8' }));
+  assert.equal(again.spec_hash, done.spec_hash, 'the curl repeats the run exactly');
+  assert.equal(again.name, "it's finished");
+  await daemon.post(`/experiments/${again.id}/cancel`).catch(() => {});
+
+  await page.keyboard.press('l');
+  await page.locator('.log-line').first().waitFor();
+  noFaults(page);
+  await page.context().close();
+});
+
+test('the list filters, sorts, selects by keyboard and compares', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/`);
+  await page.locator('tbody tr[data-id]').first().waitFor();
+  const rows = () => page.locator('tbody tr[data-id]').count();
+  const all = await rows();
+  await page.keyboard.press('/');
+  await page.keyboard.type('teacher');
+  await page.waitForURL(/q=teacher/);
+  await page.waitForFunction((n) => document.querySelectorAll('tbody tr[data-id]').length <= n, all);
+  await page.getByRole('searchbox').fill('');
+  await page.waitForFunction((n) => document.querySelectorAll('tbody tr[data-id]').length === n, all);
+  await page.keyboard.press('Escape');
+  for (const key of ['j', 'x', 'j', 'x', 'c']) await page.keyboard.press(key);
+  await page.waitForURL(/compare\?ids=\d+,\d+/);
+  await page.locator('.data.spec').first().waitFor();
+  // the same link in a second tab shows the same view
+  const twin = await browser.open(page.url(), { context: page.context() });
+  await twin.locator('.data.spec').first().waitFor();
+  assert.equal(await twin.locator('.data.spec').first().textContent(), await page.locator('.data.spec').first().textContent());
+  noFaults(page);
+  noFaults(twin);
+  await page.context().close();
+});
+
+test('two tabs share one event stream', { skip }, async () => {
+  const context = await browser.context();
+  const open = [];
+  for (let i = 0; i < 3; i++) open.push(await browser.open(`${daemon.url}/runs/${teacherId}`, { context }));
+  for (const page of open) await page.locator('.line.live').waitFor();
+  const { http } = await daemon.get('/system');
+  assert.equal(http.event_readers, 1);
+  await context.close();
+});
+
+test('a new experiment by the form: faults at their fields, then queued', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/new?dataset=news&teacher=teacher`);
+  await page.locator('.new-side .figures div').first().waitFor();
+  await page.getByLabel('Share of KL').fill('1.7');
+  await page.locator('#field-alpha-fault:not(:empty)').waitFor();
+  await page.getByLabel('Share of KL').fill('0.3');
+  await page.getByLabel('Epochs').fill('2');
+  await page.getByLabel('Layers').fill('1');
+  await page.locator('.new-side .figures div').first().waitFor();
+  await page.getByRole('button', { name: 'Queue it' }).click();
+  await page.waitForURL(/runs\/\d+/);
+  const id = Number(/runs\/(\d+)/.exec(page.url())[1]);
+  const run = await daemon.waitState(id, 'finished');
+  assert.equal(run.spec.alpha, 0.3);
+  assert.equal(run.spec.epochs, 2);
+  await page.locator('.run-state .status.finished').waitFor();
+  assert.deepEqual(page.faults.filter((f) => !f.includes('422')), []);
+  await page.context().close();
+});
+
+test('a sentence can be tried on a model', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/models/teacher`);
+  await page.getByLabel('Try a sentence').fill('央行 通胀 GDP');
+  await page.getByRole('button', { name: 'Classify' }).click();
+  await page.locator('.stack .report tbody tr').first().waitFor();
+  assert.equal(await page.locator('.stack .report tbody tr').count(), 3);
+  noFaults(page);
+  await page.context().close();
+});
+
+test('a restart of the daemon in mid-run: a badge meanwhile, one unbroken curve after', { skip }, async () => {
+  const own = await Daemon.start({ args: ['--workers', '1', '--threads', '1'] });
+  let again;
+  try {
+    await own.upload('news', data());
+    const { id } = await own.post('/experiments', { ...tinyTeacher, dataset: 'news', epochs: 120 });
+    const page = await browser.open(`${own.url}/runs/${id}?table=score`);
+    await page.waitForSelector('.twin tbody tr:nth-child(3)');
+    await own.stop('SIGKILL');
+    await page.locator('.line.lost').waitFor();
+    assert.match(await page.locator('.line').textContent(), /no connection for/);
+    again = await Daemon.start({ dataDir: own.dataDir, listen: new URL(own.url).host, args: ['--workers', '1', '--threads', '1'] });
+    await page.locator('.line.live').waitFor({ timeout: 30_000 });
+    const before_ = (await tableOf(page, 1)).length;
+    await waitFor(async () => (await tableOf(page, 1)).length >= before_ + 2, 60_000, 'epochs after the restart');
+    const epochs = (await tableOf(page, 1)).slice(1).map((row) => Number(row[0]));
+    assert.deepEqual(epochs, Array.from({ length: epochs.length }, (_, i) => i + 1), 'every epoch once, in order');
+    await page.context().close();
+  } finally {
+    await again?.discard();
+    await own.discard();
+  }
+});
+
+test('every page, in both languages and themes, wide and narrow: no fault and nothing that axe finds', { skip }, async () => {
+  const paths = ['/', `/runs/${teacherId}`, `/runs/${teacherId}?tab=predictions`, `/runs/${teacherId}?tab=spec`, `/runs/${teacherId}?tab=log`, `/compare?ids=${teacherId},${teacherId + 1}`, '/datasets', '/datasets/news', '/models', '/models/teacher', '/new?dataset=news&teacher=teacher', '/system'];
+  const looks = [
+    { colorScheme: 'light', locale: 'en-US' },
+    { colorScheme: 'dark', locale: 'zh-CN', viewport: { width: 390, height: 844 } },
+  ];
+  const found = [];
+  for (const look of looks) {
+    const context = await browser.context({ ...look, bypassCSP: true }); // axe is put in by script
+    for (const path of paths) {
+      const page = await browser.open(daemon.url + path, { context });
+      await page.waitForSelector('.page');
+      await page.waitForTimeout(900);
+      await page.addScriptTag({ content: axeSource() });
+      const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+      for (const v of violations) found.push(`${look.locale} ${path}: ${v.id} ${v.nodes.slice(0, 3).map((n) => `${n.target} ${n.failureSummary}`).join(' | ')}`);
+      for (const fault of page.faults) found.push(`${look.locale} ${path}: ${fault}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      if (wide > 0) found.push(`${look.locale} ${path}: ${wide} px wider than the window`);
+      await page.close();
+    }
+    await context.close();
+  }
+  assert.deepEqual(found, []);
+});
+
+test('the first paint does not wait for the chart library, and the policy forbids inline script', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/`);
+  await page.locator('tbody tr[data-id]').first().waitFor();
+  assert.deepEqual(page.requested.filter((url) => url.includes('/assets/chart-')), []);
+  const policy = (await fetch(`${daemon.url}/`)).headers.get('content-security-policy');
+  assert.match(policy, /script-src 'self'/);
+  assert.doesNotMatch(policy, /unsafe/);
+  await page.context().close();
+});
