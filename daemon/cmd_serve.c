@@ -1,0 +1,252 @@
+/* distilld serve: start in order, wait for signals, stop in the reverse order.
+ *
+ * Start: options → data directory → storage (locks it) → recovery → pool → HTTP → workers → READY.
+ * Stop: no new work, jobs are asked to checkpoint, HTTP drains, threads end, storage is closed.  A second SIGTERM or
+ * SIGINT, or five seconds, end it at once: what was training goes on from its last checkpoint, as after a crash.
+ *
+ * Threads: main blocks every signal before any other thread is started and takes them one by one with sigtimedwait.
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/command.h"
+
+#define STOP_MS 4500 /* of the five seconds that are promised */
+#define DRAIN_MS 1000
+#define MODEL_CACHE_SHARE 16 /* of the memory limit, for models that answer predict */
+
+static void log_setup(const struct dd_options *options) {
+    enum dd_log_level level = DD_LOG_INFO;
+    if (options->log_level != NULL && !dd_log_level_parse(options->log_level, &level))
+        level = DD_LOG_INFO;
+    const char *format = options->log_format;
+    enum dd_log_format chosen = getenv("JOURNAL_STREAM") != NULL ? DD_LOG_JOURNAL : DD_LOG_TEXT;
+    if (format != NULL)
+        chosen = strcmp(format, "json") == 0      ? DD_LOG_JSON
+                 : strcmp(format, "journal") == 0 ? DD_LOG_JOURNAL
+                                                  : DD_LOG_TEXT;
+    dd_log_configure(level, chosen, STDERR_FILENO);
+}
+
+/* --- the token
+ * -------------------------------------------------------------------------------------------------------- */
+
+static bool is_loopback(const char *listen) {
+    return strncmp(listen, "127.", 4) == 0 || strncmp(listen, "localhost:", 10) == 0 ||
+           strncmp(listen, "[::1]:", 6) == 0;
+}
+
+/* Only the hash is kept in memory. */
+static enum dd_status read_token(const char *path, char hex[DD_SHA256_HEX_BYTES], struct dd_error *err) {
+    DD_CLEANUP(dd_free_ptr) char *text = NULL;
+    size_t length;
+    struct stat info;
+    enum dd_status status = dd_file_read(path, 4096, &text, &length, err);
+    if (status != DD_OK)
+        return dd_error_prefix(err, "the token file");
+    size_t token = strcspn(text, "\r\n");
+    if (token < 16)
+        return dd_fail(err, DD_INVALID, "config_invalid",
+                       "%s: the token must have at least 16 characters; `openssl rand -hex 32` makes one", path);
+    if (stat(path, &info) == 0 && (info.st_mode & 0077) != 0)
+        dd_log(DD_LOG_WARNING, "serve", "%s can be read by others than its owner: chmod 600 it", path);
+    uint8_t digest[DD_SHA256_BYTES];
+    dd_sha256_bytes(text, token, digest);
+    dd_hex(digest, sizeof digest, hex);
+    explicit_bzero(text, length);
+    return DD_OK;
+}
+
+/* What would let strangers in or cannot work is refused before anything is opened. */
+static enum dd_status check_options(const struct dd_options *o, const char *listen, struct dd_error *err) {
+    if ((o->tls_cert == NULL) != (o->tls_key == NULL))
+        return dd_fail(err, DD_INVALID, "config_invalid", "--tls-cert and --tls-key belong together: give both");
+    if (!is_loopback(listen) && o->token_file == NULL)
+        return dd_fail(
+            err, DD_INVALID, "token_required",
+            "refusing to listen on %s without a token: everyone on that network could submit and read. Put a "
+            "token in a file (openssl rand -hex 32 > token) and give --token-file, or listen on 127.0.0.1",
+            listen);
+    return DD_OK;
+}
+
+/* --- start and stop
+ * --------------------------------------------------------------------------------------------------- */
+
+static void numbers_setup(struct dd_daemon *daemon, const struct dd_options *o) {
+    daemon->n_threads = dd_cores(o);
+    daemon->n_workers = o->workers > 0 ? (int)o->workers : DD_MAX(1, daemon->n_threads / 4);
+    uint64_t physical = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    daemon->memory_limit_bytes = o->memory_limit_bytes > 0 ? (uint64_t)o->memory_limit_bytes : physical / 10 * 8;
+    daemon->started_ms = dd_clock_wall_ms();
+}
+
+static enum dd_status open_storage(struct dd_daemon *daemon, struct dd_error *err) {
+    char data_dir[PATH_MAX / 2], path[PATH_MAX];
+    enum dd_status status = DD_OK;
+    if (daemon->options->data_dir == NULL)
+        status = dd_default_data_dir(data_dir, sizeof data_dir, err);
+    else
+        status = dd_path_join(data_dir, sizeof data_dir, err, daemon->options->data_dir, NULL);
+    if (status == DD_OK)
+        status = dd_data_dir_open(daemon, data_dir, daemon->options->cache_dir, err);
+    if (status == DD_OK)
+        status = dd_path_join(path, sizeof path, err, daemon->data_dir, "distilld.db", NULL);
+    if (status == DD_OK)
+        status = dd_storage_open(path, &daemon->storage, err);
+    if (status == DD_OK)
+        status = dd_recover(daemon, err);
+    return status;
+}
+
+static enum dd_status start_api(struct dd_daemon *daemon, const char *listen, struct dd_error *err) {
+    const struct dd_options *o = daemon->options;
+    char uploads[PATH_MAX], token[DD_SHA256_HEX_BYTES];
+    enum dd_status status = dd_path_join(uploads, sizeof uploads, err, daemon->data_dir, "uploads", NULL);
+    if (status == DD_OK && o->token_file != NULL)
+        status = read_token(o->token_file, token, err);
+    if (status != DD_OK)
+        return status;
+    const char *hosts[DD_OPTION_LIST_MAX + 1] = {NULL};
+    for (int i = 0; o->hosts[i] != NULL; i++)
+        hosts[i] = o->hosts[i];
+    const struct dd_api_config config = {.listen = listen,
+                                         .hosts = hosts,
+                                         .token_sha256 = o->token_file != NULL ? token : NULL,
+                                         .tls_cert = o->tls_cert,
+                                         .tls_key = o->tls_key,
+                                         .upload_dir = uploads,
+                                         .max_upload_bytes = (uint64_t)o->max_upload_bytes};
+    struct dd_api_ops ops;
+    struct dd_api *api;
+    dd_service_fill(daemon, &ops);
+    status = dd_api_start(&config, &ops, &api, err);
+    if (status == DD_OK)
+        atomic_store(&daemon->api, api);
+    return status;
+}
+
+static enum dd_status start(struct dd_daemon *daemon, const char *listen, struct dd_error *err) {
+    enum dd_status status = open_storage(daemon, err);
+    if (status == DD_OK)
+        status = dd_pool_new(daemon->n_threads, &daemon->pool, err);
+    if (status == DD_OK &&
+        (daemon->loaded = dd_loaded_cache_new(daemon->memory_limit_bytes / MODEL_CACHE_SHARE)) == NULL)
+        status = dd_fail_memory(err, 0);
+    if (status == DD_OK)
+        status = dd_workers_new(daemon, daemon->n_workers, &daemon->workers, err);
+    if (status == DD_OK)
+        status = start_api(daemon, listen, err);
+    if (status == DD_OK)
+        status = dd_workers_start(daemon->workers, err);
+    return status;
+}
+
+/* Waits for the workers; false when a second signal or the deadline came first. */
+static bool stop_workers(struct dd_daemon *daemon, const sigset_t *signals, int64_t deadline_us) {
+    const struct timespec at_once = {0, 0};
+    while (!dd_workers_stop(daemon->workers, 50)) {
+        int again = sigtimedwait(signals, NULL, &at_once);
+        if (again == SIGTERM || again == SIGINT || dd_clock_mono_us() > deadline_us)
+            return false;
+    }
+    return true;
+}
+
+/* Also after a start that failed half-way.  false: threads are left, so nothing may be freed. */
+static bool stop(struct dd_daemon *daemon, const sigset_t *signals) {
+    int64_t deadline_us = dd_clock_mono_us() + STOP_MS * 1000;
+    atomic_store(&daemon->stopping, true);
+    if (daemon->workers != NULL && !stop_workers(daemon, signals, deadline_us)) {
+        dd_workers_abandon(daemon->workers);
+        return false;
+    }
+    struct dd_api *api = atomic_exchange(&daemon->api, NULL);
+    if (api != NULL)
+        dd_api_stop(api, DRAIN_MS);
+    dd_workers_free(daemon->workers);
+    dd_loaded_cache_free(daemon->loaded);
+    dd_pool_free(daemon->pool);
+    dd_storage_close(daemon->storage);
+    return true;
+}
+
+/* The log level of a changed configuration file. */
+static void reload(const struct dd_options *o) {
+    struct dd_options fresh;
+    struct dd_error err;
+    const char *none[2];
+    char option[] = "--config", *argv[] = {option, o->config, NULL};
+    enum dd_log_level level;
+    dd_notify("RELOADING=1");
+    if (dd_options_read(DD_FOR_SERVE, o->config != NULL ? 2 : 0, argv, &fresh, none, &err) != DD_OK) {
+        dd_log(DD_LOG_ERROR, "serve", "the configuration was not read again: %s", err.message);
+    } else {
+        const char *name = fresh.log_level != NULL ? fresh.log_level : "info";
+        if (dd_log_level_parse(name, &level))
+            dd_log_set_level(level);
+        dd_log(DD_LOG_INFO, "serve", "log level is %s", name);
+        dd_options_release(&fresh);
+    }
+    dd_notify("READY=1");
+}
+
+static void wait_for_end(const struct dd_options *options, const sigset_t *signals) {
+    for (;;) {
+        int number = sigwaitinfo(signals, NULL);
+        if (number == SIGHUP)
+            reload(options);
+        else if (number == SIGTERM || number == SIGINT)
+            return;
+        else if (number < 0 && errno != EINTR)
+            return;
+    }
+}
+
+int dd_serve_command(const struct dd_options *options, const char *const *args) {
+    (void)args;
+    static struct dd_daemon daemon; /* static: threads that outlive a forced stop may still read it */
+    const char *listen = options->listen != NULL ? options->listen : "127.0.0.1:8080";
+    struct dd_error err = {0};
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    mallopt(M_ARENA_MAX, 4); /* many threads, few of them busy: less memory is left lying in arenas */
+    log_setup(options);
+    daemon.options = options;
+    numbers_setup(&daemon, options);
+    enum dd_status status = check_options(options, listen, &err);
+    if (status == DD_OK)
+        status = start(&daemon, listen, &err);
+    if (status != DD_OK) {
+        dd_log(DD_LOG_ERROR, "serve", "%s", err.message);
+        if (!stop(&daemon, &signals))
+            _exit(dd_status_exit_code(status));
+        return dd_status_exit_code(status);
+    }
+    char url[256];
+    dd_api_address(atomic_load(&daemon.api), url, sizeof url);
+    dd_log(DD_LOG_INFO, "serve", "distilld %s at %s (data in %s, %d worker%s, %d thread%s, %s)", DD_VERSION, url,
+           daemon.data_dir, daemon.n_workers, daemon.n_workers == 1 ? "" : "s", daemon.n_threads,
+           daemon.n_threads == 1 ? "" : "s", dd_engine_blas());
+    dd_notify("READY=1");
+    wait_for_end(options, &signals);
+    dd_notify("STOPPING=1");
+    dd_log(DD_LOG_INFO, "serve", "stopping");
+    if (!stop(&daemon, &signals)) {
+        dd_log(DD_LOG_WARNING, "serve", "stopped at once");
+        _exit(0);
+    }
+    dd_log(DD_LOG_INFO, "serve", "stopped");
+    return 0;
+}
