@@ -13,7 +13,7 @@
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
- *      112   32  SHA-256 of the parameters' names and shapes
+ *      112   32  SHA-256 of the parameters' names, shapes and offsets
  *      144    8  P, floats in a slab
  *      152    8  slabs that follow the weights: 0 … 2 (bit 0: first, bit 1: second moment)
  *      160    8  S, steps kept
@@ -24,7 +24,7 @@
  *      296  144  metrics of the last epoch that is done (18 × 8: epoch u64, 16 f64 in the order of
  *                struct dd_epoch_metrics, is_best u64)
  *      440  144  metrics of the best one
- *      584   32  SHA-256 of the best one's weights (dd_params_sha256)
+ *      584   32  SHA-256 of the best one's directory (dd_directory_sha256)
  *      616 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds,
  *                tokens_per_second, eta_seconds (f64)
  *           4 D  dev labels (i32), then 4 D dev scores (f32)
@@ -32,8 +32,8 @@
  *             32 SHA-256 of all before
  *
  * Format of `finished`: magic "DDDONE\r\n", version 1 (u32), zero (u32), the first three hashes above (96 bytes),
- * epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144 each), SHA-256 of the weights
- * of best and last (32 each), SHA-256 of all before: 528 bytes.
+ * epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144 each), SHA-256 of the
+ * directories of best and last (32 each), SHA-256 of all before: 528 bytes.
  *
  * A reader checks the length against the counts, then the checksum over the whole, and only then believes anything.
  */
@@ -166,9 +166,11 @@ static enum dd_status layout_sha256(const struct dd_params *params, uint8_t out[
         return dd_fail_memory(err, 0);
     }
     for (int t = 0; t < params->n_tensors; t++) {
-        uint64_t offset = params->tensors[t].offset;
-        dd_hash_tensor_layout(hash, &params->tensors[t]);
-        dd_sha256_update(hash, &offset, sizeof offset);
+        const struct dd_tensor *tensor = &params->tensors[t];
+        const uint64_t numbers[4] = {(uint64_t)tensor->rank, tensor->shape[0], tensor->rank > 1 ? tensor->shape[1] : 0,
+                                     tensor->offset};
+        dd_sha256_update(hash, tensor->name, strlen(tensor->name) + 1);
+        dd_sha256_update(hash, numbers, sizeof numbers);
     }
     dd_sha256_digest(hash, out);
     dd_sha256_free(hash);

@@ -21,7 +21,7 @@
 #define PROBE_N 256
 #define PROBE_US 12000
 #define SHARE_OF_SGEMM 0.75             /* what a step reaches of the rate of large products */
-#define BLAS_BYTES ((uint64_t)32 << 20) /* OpenBLAS's own buffers, a thread */
+#define BLAS_BYTES ((uint64_t)8 << 20)  /* work buffers of the matrix library, a thread */
 #define FIXED_BYTES ((uint64_t)8 << 20) /* files, hashes, logs */
 
 /* --- the machine ------------------------------------------------------------------------------------------------ */
@@ -39,13 +39,17 @@ static void probe(void) {
             a[i] = b[i] = 0.5f;
         }
         dd_blas_start();
-        int64_t begin = dd_clock_mono_us();
-        do {
+        int64_t begin = 0;
+        do { /* the first product also sets the library up, and is not counted */
             int64_t start = dd_clock_mono_us();
             dd_sgemm(false, true, PROBE_N, PROBE_N, PROBE_N, a, PROBE_N, b, PROBE_N, 0.0f, c, PROBE_N);
-            double seconds = (double)DD_MAX(dd_clock_mono_us() - start, (int64_t)1) / 1e6;
-            best = DD_MAX(best, 2.0 * PROBE_N * PROBE_N * PROBE_N / seconds);
-        } while (dd_clock_mono_us() - begin < PROBE_US);
+            int64_t end = dd_clock_mono_us();
+            if (begin == 0) {
+                begin = end;
+            } else {
+                best = DD_MAX(best, 2e6 * PROBE_N * PROBE_N * PROBE_N / (double)DD_MAX(end - start, (int64_t)1));
+            }
+        } while (best == 0.0 || dd_clock_mono_us() - begin < PROBE_US);
         probed_flops = best;
     }
     free(a);

@@ -109,7 +109,7 @@ struct dd_run_state {
 
     int epochs_done;
     struct dd_epoch_metrics last, best;   /* meaningless while epochs_done is 0 */
-    uint8_t best_sha256[DD_SHA256_BYTES]; /* weights in best-<epoch>/, dd_params_sha256 */
+    uint8_t best_sha256[DD_SHA256_BYTES]; /* of best-<epoch>/, dd_directory_sha256 */
     bool delivered;                       /* the epoch callback of `last` has returned DD_OK */
     /* Steps whose epoch callback has not returned: of `last` until delivered, else of the epoch in progress. */
     struct dd_step_metrics *steps; /* owned */
@@ -124,10 +124,6 @@ void dd_run_state_release(struct dd_run_state *state);
 enum dd_status dd_run_state_add_step(struct dd_run_state *state, const struct dd_step_metrics *step,
                                      struct dd_error *err) DD_MUST_CHECK;
 
-void dd_hash_tensor_layout(struct dd_sha256 *hash, const struct dd_tensor *tensor); /* name, rank, shape */
-/* Over names, shapes and values, in slab order. */
-enum dd_status dd_params_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES],
-                                struct dd_error *err) DD_MUST_CHECK;
 /* Replaces run_dir/checkpoint durably; the one before stays as checkpoint.previous.  The optimizer must be flushed.
  * deadline_us (dd_clock_mono_us; 0 = none): gives up with DD_BUSY when it has passed before the file is in place. */
 enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_identity *identity,
@@ -234,6 +230,8 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
  * thread trains there. */
 enum dd_status dd_run_lock(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_run_identify(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+/* Over the names and bytes of all files in a directory, by name: how an exported model is known to be whole. */
+enum dd_status dd_directory_sha256(const char *dir, uint8_t out[DD_SHA256_BYTES], struct dd_error *err) DD_MUST_CHECK;
 /* State of the newest checkpoint that is whole and whose best model is, or of a fresh run.  Logs what it found. */
 enum dd_status dd_run_resume(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_run_save(struct dd_run *run, int64_t deadline_us, struct dd_error *err) DD_MUST_CHECK;

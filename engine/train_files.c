@@ -19,6 +19,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define HASH_BYTES ((size_t)1 << 18)
+
 /* --- lock and identity ------------------------------------------------------------------------------------------ */
 
 static void remove_temporaries(const char *run_dir) {
@@ -138,21 +140,72 @@ static void remove_best_but(const struct dd_run *run, int keep_a, int keep_b) {
     closedir(dir);
 }
 
-/* DD_OK when dir holds a model with these very weights. */
-static enum dd_status verify_model(const char *dir, const uint8_t sha256[DD_SHA256_BYTES], struct dd_error *err) {
-    struct dd_model *model = NULL;
-    uint8_t found[DD_SHA256_BYTES];
-    enum dd_status status = dd_model_load(dir, &model, err);
+static enum dd_status hash_file(struct dd_sha256 *hash, int dir_fd, const char *name, uint8_t *buffer,
+                                struct dd_error *err) {
+    DD_CLEANUP(dd_close_fd) int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        return dd_fail_errno(err, errno, "cannot open %s", name);
+    }
+    hash_text(hash, name);
+    uint64_t bytes = 0;
+    for (;;) {
+        ssize_t got = read(fd, buffer, HASH_BYTES);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got < 0) {
+            return dd_fail_errno(err, errno, "cannot read %s", name);
+        }
+        if (got == 0) {
+            dd_sha256_update(hash, &bytes, sizeof bytes);
+            return DD_OK;
+        }
+        dd_sha256_update(hash, buffer, (size_t)got);
+        bytes += (uint64_t)got;
+    }
+}
+
+static int visible(const struct dirent *d) {
+    return d->d_name[0] != '.';
+}
+
+/* As strcmp, whatever the locale. */
+static int by_name(const struct dirent **a, const struct dirent **b) {
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+enum dd_status dd_directory_sha256(const char *dir, uint8_t out[DD_SHA256_BYTES], struct dd_error *err) {
+    struct dirent **entries = NULL;
+    DD_CLEANUP(dd_close_fd) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int count = fd < 0 ? -1 : scandirat(fd, ".", &entries, visible, by_name);
+    if (count < 0) {
+        return dd_fail_errno(err, errno, "cannot look into %s", dir);
+    }
+    struct dd_sha256 *hash = dd_sha256_new();
+    uint8_t *buffer = dd_calloc(HASH_BYTES, 1);
+    enum dd_status status = hash && buffer ? DD_OK : dd_fail_memory(err, HASH_BYTES);
+    for (int i = 0; i < count; i++) {
+        if (status == DD_OK) {
+            status = hash_file(hash, fd, entries[i]->d_name, buffer, err);
+        }
+        free(entries[i]);
+    }
+    free(entries);
     if (status == DD_OK) {
-        status = dd_params_sha256(model->params, found, err);
+        dd_sha256_digest(hash, out);
     }
+    dd_sha256_free(hash);
+    free(buffer);
+    return status;
+}
+
+/* DD_OK when dir is what was saved there, to the byte. */
+static enum dd_status verify_model(const char *dir, const uint8_t sha256[DD_SHA256_BYTES], struct dd_error *err) {
+    uint8_t found[DD_SHA256_BYTES];
+    enum dd_status status = dd_directory_sha256(dir, found, err);
     if (status == DD_OK && memcmp(found, sha256, sizeof found) != 0) {
-        status = dd_fail(err, DD_CORRUPT, "model_damaged", "%s: its weights are not those that were saved", dir);
+        status = dd_fail(err, DD_CORRUPT, "model_damaged", "%s is not what was saved there", dir);
     }
-    if (status == DD_OK && !model->tokenizer) {
-        status = dd_fail(err, DD_CORRUPT, "model_damaged", "%s: its vocabulary is missing", dir);
-    }
-    dd_model_free(model);
     return status;
 }
 
@@ -163,7 +216,7 @@ static enum dd_status save_model(const struct dd_run *run, const struct dd_epoch
     if (status == DD_OK) {
         status = dd_model_save(run->student, dir, card, err);
     }
-    return status == DD_OK ? dd_params_sha256(run->student->params, ret_sha256, err) : status;
+    return status == DD_OK ? dd_directory_sha256(dir, ret_sha256, err) : status;
 }
 
 enum dd_status dd_run_save_best(struct dd_run *run, const struct dd_epoch_metrics *metrics, struct dd_error *err) {

@@ -1,6 +1,4 @@
-/* train_state: the position of a run in memory, and the hash by which its models are known again.
- * Threads: the run's own.
- */
+/* train_state: the position of a run in memory.  Threads: the run's own. */
 #include "engine/train.h"
 
 #include <stdlib.h>
@@ -34,25 +32,5 @@ enum dd_status dd_run_state_add_step(struct dd_run_state *state, const struct dd
         state->steps_cap = cap;
     }
     state->steps[state->n_steps++] = *step;
-    return DD_OK;
-}
-
-void dd_hash_tensor_layout(struct dd_sha256 *hash, const struct dd_tensor *tensor) {
-    uint64_t shape[3] = {(uint64_t)tensor->rank, tensor->shape[0], tensor->rank > 1 ? tensor->shape[1] : 0};
-    dd_sha256_update(hash, tensor->name, strlen(tensor->name) + 1);
-    dd_sha256_update(hash, shape, sizeof shape);
-}
-
-enum dd_status dd_params_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES], struct dd_error *err) {
-    struct dd_sha256 *hash = dd_sha256_new();
-    if (!hash) {
-        return dd_fail_memory(err, 0);
-    }
-    for (int t = 0; t < params->n_tensors; t++) {
-        dd_hash_tensor_layout(hash, &params->tensors[t]);
-        dd_sha256_update(hash, params->slab + params->tensors[t].offset, params->tensors[t].count * sizeof(float));
-    }
-    dd_sha256_digest(hash, out);
-    dd_sha256_free(hash);
     return DD_OK;
 }

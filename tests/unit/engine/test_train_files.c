@@ -106,8 +106,8 @@ static void test_damaged_best_model(void **state) {
     (void)state;
     char path[700], name[64];
     struct dd_error err;
-    for (int kind = 0; kind < 3; kind++) {
-        static const char *const runs[] = {"best-flipped", "best-gone", "best-torn"};
+    for (int kind = 0; kind < 4; kind++) {
+        static const char *const runs[] = {"best-flipped", "best-gone", "best-torn", "best-config"};
         stop_in_third_epoch(runs[kind]);
         for (int epoch = 1; epoch <= 2; epoch++) {
             snprintf(name, sizeof name, "best-%d", epoch);
@@ -115,10 +115,10 @@ static void test_damaged_best_model(void **state) {
             if (access(path, F_OK) != 0) {
                 continue;
             }
-            snprintf(name, sizeof name, "best-%d/model.safetensors", epoch);
+            snprintf(name, sizeof name, kind == 3 ? "best-%d/config.json" : "best-%d/model.safetensors", epoch);
             path_in(path, runs[kind], name);
-            if (kind == 0) {
-                flip(path, 300);
+            if (kind == 0 || kind == 3) {
+                flip(path, 30);
             } else if (kind == 1) {
                 path[strlen(path) - strlen("/model.safetensors")] = '\0';
                 must(dd_tree_remove(path, &err), &err);
