@@ -166,7 +166,8 @@ void dd_answer_problem(struct dd_request *request) {
     if (text == NULL) {
         return;
     }
-    struct MHD_Response *response = response_of(text, strlen(text));
+    size_t len = strlen(text);
+    struct MHD_Response *response = response_of(text, len);
     if (response == NULL) {
         return;
     }
@@ -186,6 +187,7 @@ void dd_answer_problem(struct dd_request *request) {
     }
     request->response = response;
     request->status = status;
+    request->response_bytes = len;
 }
 
 void dd_answer_options(struct dd_request *request, unsigned methods) {

@@ -35,7 +35,9 @@ static enum MHD_Result read_header(void *context, enum MHD_ValueKind kind, const
     (void)kind;
     struct dd_headers *h = context;
     value = value == NULL ? "" : value;
-    if (strcasecmp(key, "Host") == 0) {
+    if (key[0] == '\0' || strpbrk(key, " \t") != NULL) {
+        h->malformed = true; /* libmicrohttpd lets such lines pass; a proxy may read them as another header */
+    } else if (strcasecmp(key, "Host") == 0) {
         once(&h->host, &h->n_host, value);
     } else if (strcasecmp(key, "Origin") == 0) {
         once(&h->origin, &h->n_origin, value);
@@ -168,6 +170,9 @@ static bool host_allowed(const struct dd_request *request, const char *authority
 
 static enum dd_status check_host(struct dd_request *request) {
     const struct dd_headers *h = &request->headers;
+    if (h->malformed) {
+        return dd_request_fail(request, DD_MALFORMED, "header_malformed", "a header line has no proper name");
+    }
     if (h->n_host != 1) {
         return dd_request_fail(request, DD_MALFORMED, "host_missing", "the request must have exactly one Host header");
     }

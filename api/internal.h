@@ -104,6 +104,7 @@ struct dd_headers { /* what we read of the request's; pointers live as long as t
     const char *host, *origin, *sec_fetch_site, *authorization, *content_type, *content_length, *transfer_encoding,
         *idempotency_key, *last_event_id;
     unsigned n_host, n_origin, n_content_length, n_content_type, n_idempotency_key, n_authorization;
+    bool malformed;                                                  /* a line without a proper name */
     struct dd_buffer accept, accept_encoding, if_none_match, expect; /* repeated lines joined with ", " */
 };
 
