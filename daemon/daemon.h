@@ -94,7 +94,7 @@ enum dd_status dd_loaded_predict(struct dd_daemon *daemon, struct dd_loaded *loa
 void dd_put_number(cJSON *object, const char *name, double value);   /* null where not finite */
 void dd_put_text(cJSON *object, const char *name, const char *text); /* null for NULL */
 void dd_put_time(cJSON *object, const char *name, int64_t wall_ms);  /* null for 0 */
-cJSON *dd_json_parse(const char *text); /* an empty object for NULL or nonsense; NULL out of memory */
+cJSON *dd_json_of(const char *text); /* an empty object for NULL or nonsense; NULL out of memory */
 cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *experiment);
 cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best);
 cJSON *dd_step_json(const struct dd_step_row *row);
@@ -116,7 +116,7 @@ size_t dd_steps_reduce(struct dd_step_row *rows, size_t n, size_t max_points);
 cJSON *dd_dataset_describe(const struct dd_dataset *dataset, uint64_t skipped, const struct dd_cancel *cancel);
 cJSON *dd_model_describe(const struct dd_model_info *info, int max_length, cJSON *source); /* takes source */
 /* From what dd_model_describe wrote; false when it is not such. */
-bool dd_model_config_read(const char *info_json, struct dd_bert_config *ret_config);
+bool dd_model_config_of(const char *info_json, struct dd_bert_config *ret_config);
 void dd_spec_teacher_from(const struct dd_bert_config *config, struct dd_spec_teacher *ret_teacher);
 
 /* --- setup.c: from a spec to what dd_train wants -------------------------------------------------------------------

@@ -147,10 +147,10 @@ static bool get_number(const cJSON *object, const char *name, double *ret_value)
     return cJSON_IsNumber(item) || cJSON_IsNull(item);
 }
 
-bool dd_model_config_read(const char *info_json, struct dd_bert_config *ret_config) {
+bool dd_model_config_of(const char *info_json, struct dd_bert_config *ret_config) {
     struct dd_bert_config c;
     memset(&c, 0, sizeof c);
-    cJSON *json = dd_json_parse(info_json);
+    cJSON *json = dd_json_of(info_json);
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(json, "shape");
     const cJSON *act = cJSON_GetObjectItemCaseSensitive(shape, "hidden_act");
     bool good =

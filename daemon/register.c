@@ -72,7 +72,7 @@ static enum dd_status describe(const struct dd_experiment *e, const struct dd_tr
 
 /* save_as and max_length as they stand in the stored spec. */
 static void read_spec(const struct dd_experiment *e, char save_as[DD_NAME_BYTES], int *ret_max_length) {
-    cJSON *spec = dd_json_parse(e->spec_json);
+    cJSON *spec = dd_json_of(e->spec_json);
     const cJSON *name = cJSON_GetObjectItemCaseSensitive(spec, "save_as");
     const cJSON *length = cJSON_GetObjectItemCaseSensitive(spec, "max_length");
     save_as[0] = '\0';

@@ -33,7 +33,7 @@ void dd_put_time(cJSON *object, const char *name, int64_t wall_ms) {
     dd_put_text(object, name, wall_ms > 0 ? text : NULL);
 }
 
-cJSON *dd_json_parse(const char *text) {
+cJSON *dd_json_of(const char *text) {
     cJSON *json = text != NULL ? cJSON_Parse(text) : NULL;
     return json != NULL ? json : cJSON_CreateObject();
 }
@@ -111,7 +111,7 @@ static void put_progress(cJSON *object, struct dd_daemon *daemon, const struct d
 
 /* The spec as it was resolved, with the labels as they are now. */
 static cJSON *spec_json(const struct dd_experiment *e) {
-    cJSON *spec = dd_json_parse(e->spec_json);
+    cJSON *spec = dd_json_of(e->spec_json);
     cJSON *tags = e->tags_json != NULL ? cJSON_Parse(e->tags_json) : NULL;
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "name");
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "notes");

@@ -116,7 +116,7 @@ static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs,
         cJSON_AddItemToObject(run, "series", series_json(rows, count));
         cJSON_AddItemToArray(runs, run);
         cJSON_Delete(whole);
-        *ret_spec = dd_json_parse(e.spec_json);
+        *ret_spec = dd_json_of(e.spec_json);
         static const char *const labels[] = {"name", "notes", "tags", "priority", "save_as"};
         for (size_t i = 0; i < DD_ARRAY_LEN(labels); i++)
             cJSON_DeleteItemFromObjectCaseSensitive(*ret_spec, labels[i]);

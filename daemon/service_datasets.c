@@ -8,7 +8,7 @@
 #include "daemon/daemon.h"
 
 static cJSON *asset_json(const struct dd_asset *asset) {
-    cJSON *json = cJSON_CreateObject(), *info = dd_json_parse(asset->info_json);
+    cJSON *json = cJSON_CreateObject(), *info = dd_json_of(asset->info_json);
     cJSON_AddStringToObject(json, "name", asset->name);
     dd_put_time(json, "created_at", asset->created_ms);
     for (cJSON *field = info->child; field != NULL; field = info->child) {

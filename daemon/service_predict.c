@@ -20,7 +20,7 @@ static enum dd_status open_classifier(struct dd_daemon *daemon, const char *name
     }
     if (status != DD_OK)
         return status;
-    cJSON *info = dd_json_parse(asset.info_json);
+    cJSON *info = dd_json_of(asset.info_json);
     const cJSON *length = cJSON_GetObjectItemCaseSensitive(info, "max_length");
     *ret_max_length = cJSON_IsNumber(length) ? length->valueint : 128;
     cJSON_Delete(info);

@@ -141,7 +141,7 @@ static enum dd_status reference_get(struct dd_daemon *daemon, int64_t id, struct
         return dd_fail(err, DD_NOT_FOUND, "epoch_not_found", "the run has not evaluated anything yet");
     if (status != DD_OK)
         return status;
-    r.classes = dd_json_parse(text);
+    r.classes = dd_json_of(text);
     int n = cJSON_GetArraySize(r.classes), i = 0;
     r.names = dd_calloc((size_t)n, sizeof *r.names);
     const cJSON *name;
@@ -250,7 +250,7 @@ static enum dd_status report_test(struct dd_daemon *daemon, const struct dd_api_
         return status;
     struct dd_asset asset = {0}, data_asset = {0};
     struct dd_loaded *model = NULL, *dataset = NULL;
-    cJSON *spec = dd_json_parse(e.spec_json);
+    cJSON *spec = dd_json_of(e.spec_json);
     const cJSON *length = cJSON_GetObjectItemCaseSensitive(spec, "max_length");
     if (epoch != e.best.epoch || e.model_name == NULL || e.model_name[0] == '\0')
         status = dd_fail(err, DD_NOT_FOUND, "report_not_stored",

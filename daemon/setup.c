@@ -79,7 +79,7 @@ enum dd_status dd_setup_load(struct dd_daemon *daemon, const char *spec_json, st
     memset(&setup, 0, sizeof setup);
     struct dd_faults faults;
     dd_faults_init(&faults);
-    cJSON *body = dd_json_parse(spec_json);
+    cJSON *body = dd_json_of(spec_json);
     enum dd_status status = dd_spec_parse(body, "", &setup.spec, &faults, err);
     if (status == DD_OK)
         status = load_all(daemon, &setup, err);

@@ -74,7 +74,7 @@ static bool read_config(struct submission *s, const char *pointer, const struct 
                         struct dd_bert_config *ret_config) {
     if (asset->name == NULL)
         return false;
-    if (dd_model_config_read(asset->info_json, ret_config))
+    if (dd_model_config_of(asset->info_json, ret_config))
         return true;
     dd_faults_add(s->faults, pointer, "the shape of model \"%s\" is not known; register it again", asset->name);
     return false;
@@ -119,7 +119,7 @@ static bool has_string(const cJSON *list, const char *text) {
 static void check_classes(struct submission *s) {
     if (s->spec.task != DD_TASK_DISTILL || s->dataset.name == NULL || s->base.name == NULL)
         return;
-    cJSON *model = dd_json_parse(s->base.info_json), *data = dd_json_parse(s->dataset.info_json);
+    cJSON *model = dd_json_of(s->base.info_json), *data = dd_json_of(s->dataset.info_json);
     const cJSON *labels = cJSON_GetObjectItemCaseSensitive(model, "labels"), *class;
     const cJSON *classes = cJSON_GetObjectItemCaseSensitive(data, "classes");
     int n_labels = cJSON_GetArraySize(labels), n_classes = cJSON_GetArraySize(classes);
@@ -373,7 +373,7 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
 }
 
 cJSON *dd_clone_body(const struct dd_experiment *e, const cJSON *changes) {
-    cJSON *spec = dd_json_parse(e->spec_json);
+    cJSON *spec = dd_json_of(e->spec_json);
     cJSON *tags = e->tags_json != NULL ? cJSON_Parse(e->tags_json) : NULL;
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "name");
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "notes");
