@@ -203,6 +203,9 @@ static enum dd_status read_header(struct dd_rows *rows, const struct dd_record *
         }
     }
     memcpy(rows->column, found, sizeof found);
+    if (!rows->labelled) {
+        rows->column[ROLE_LABEL] = -1;
+    }
     rows->expected = record->n_fields;
     rows->columns_known = true;
     *ret_header = true;
@@ -281,6 +284,17 @@ static bool take_object(struct dd_rows *rows, const struct dd_record *record, st
 
 /* --- all rows ---------------------------------------------------------------- */
 
+/* Nothing that a tokenizer would see: white space and control characters of any script. */
+static bool is_blank(struct dd_field field) {
+    const char *at = field.bytes, *end = at + field.len;
+    while (at < end) {
+        if (!(dd_char_class(dd_utf8_next(&at, end)) & (DD_CHAR_SPACE | DD_CHAR_DROP))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool check_field(const char *what, struct dd_field field, char reason[200]) {
     if (!field.bytes) {
         return true;
@@ -293,7 +307,7 @@ static bool check_field(const char *what, struct dd_field field, char reason[200
         snprintf(reason, 200, "the %s is not UTF-8", what);
         return false;
     }
-    if (trimmed(field).len == 0) {
+    if (is_blank(field)) {
         snprintf(reason, 200, "the %s is empty", what);
         return false;
     }

@@ -128,7 +128,9 @@ def test_random_csv(seed, tmp_path):
     rows = [(random_cell(rng, alphabet), random_cell(rng, alphabet), f"c{i % 3}") for i in range(60)]
     path = tmp_path / "t.csv"
     with open(path, "w", encoding=rng.choice(["utf-8", "utf-8-sig"]), newline="") as file:
-        writer = csv.writer(file, lineterminator=rng.choice(["\n", "\r\n"]), quoting=rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+        # With "\n" as its line end csv.writer leaves a trailing "\r" unquoted, which no reader could tell apart.
+        end, quoting = rng.choice([("\r\n", csv.QUOTE_MINIMAL), ("\r\n", csv.QUOTE_ALL), ("\n", csv.QUOTE_ALL)])
+        writer = csv.writer(file, lineterminator=end, quoting=quoting)
         writer.writerow(columns)
         for i, (text, pair, label) in enumerate(rows):
             writer.writerow([{"text": text, "pair": pair, "label": label, "id": i}[c] for c in columns])
