@@ -64,6 +64,13 @@ enum dd_status dd_fail(struct dd_error *err, enum dd_status status, const char *
 enum dd_status dd_fail_errno(struct dd_error *err, int saved_errno, const char *fmt, ...) DD_PRINTF(3, 4);
 /* Out of memory; never allocates. */
 enum dd_status dd_fail_memory(struct dd_error *err, size_t wanted_bytes);
+/* What the three above return is never DD_OK; said where compilers and analyzers can see it. */
+static inline enum dd_status dd_not_ok(enum dd_status status) {
+    return status == DD_OK ? DD_INTERNAL : status;
+}
+#define dd_fail(...) dd_not_ok(dd_fail(__VA_ARGS__))
+#define dd_fail_errno(...) dd_not_ok(dd_fail_errno(__VA_ARGS__))
+#define dd_fail_memory(...) dd_not_ok(dd_fail_memory(__VA_ARGS__))
 /* Puts "<formatted>: " before the message already in *err (truncating at the end) and returns err->status. */
 enum dd_status dd_error_prefix(struct dd_error *err, const char *fmt, ...) DD_PRINTF(2, 3);
 int dd_status_http(enum dd_status status);

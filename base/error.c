@@ -107,6 +107,11 @@ static DD_PRINTF(4, 0) enum dd_status
     return status;
 }
 
+/* The macros of base.h stand for these functions. */
+#undef dd_fail
+#undef dd_fail_errno
+#undef dd_fail_memory
+
 enum dd_status dd_fail(struct dd_error *err, enum dd_status status, const char *code, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);

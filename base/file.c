@@ -41,18 +41,21 @@ bool dd_path_parent(const char *path, char *out, size_t out_bytes) {
 /* Opens a regular file for reading.  O_NONBLOCK lets the open of a FIFO return, to be refused. */
 static enum dd_status open_regular(const char *path, int *ret_fd, struct stat *ret_stat, struct dd_error *err) {
     int planned = dd_failpoint("open");
-    DD_CLEANUP(dd_close_fd) int fd = planned ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd = planned ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
         return dd_fail_errno(err, planned ? planned : errno, "cannot open %s", path);
     }
+    enum dd_status status = DD_OK;
     if (fstat(fd, ret_stat) != 0) {
-        return dd_fail_errno(err, errno, "cannot look at %s", path);
+        status = dd_fail_errno(err, errno, "cannot look at %s", path);
+    } else if (!S_ISREG(ret_stat->st_mode)) {
+        status = dd_fail(err, DD_INVALID, "not_a_file", "%s is not a regular file", path);
     }
-    if (!S_ISREG(ret_stat->st_mode)) {
-        return dd_fail(err, DD_INVALID, "not_a_file", "%s is not a regular file", path);
+    if (status != DD_OK) {
+        dd_close_fd(&fd);
+        return status;
     }
     *ret_fd = fd;
-    fd = -1;
     return DD_OK;
 }
 

@@ -72,12 +72,13 @@ static size_t utf8_decode(const char *text, uint32_t *ret_code) {
 
 /* Writes text escaped at out (room for six bytes a byte) and returns the end.  json: quotes and backslashes too. */
 static char *escape(char *out, const char *text, bool json) {
+    static const char replacement[3] = {'\xEF', '\xBF', '\xBD'}; /* U+FFFD */
     while (*text) {
         uint32_t code;
         size_t size = utf8_decode(text, &code);
         if (size == 0) {
-            memcpy(out, "\xEF\xBF\xBD", 3);
-            out += 3;
+            memcpy(out, replacement, sizeof replacement);
+            out += sizeof replacement;
             text++;
             continue;
         }

@@ -28,16 +28,16 @@ struct column {
 };
 
 #define AT(member) offsetof(struct dd_experiment, member)
-#define SCORES(prefix, member)                                                                                         \
-    {prefix "_epoch", COLUMN_INT, false, AT(member.epoch)},                                                            \
-        {prefix "_accuracy", COLUMN_REAL, false, AT(member.accuracy)},                                                 \
-        {prefix "_macro_precision", COLUMN_REAL, false, AT(member.macro_precision)},                                   \
-        {prefix "_macro_recall", COLUMN_REAL, false, AT(member.macro_recall)},                                         \
-        {prefix "_macro_f1", COLUMN_REAL, false, AT(member.macro_f1)},                                                 \
-        {prefix "_weighted_f1", COLUMN_REAL, false, AT(member.weighted_f1)},                                           \
-        {prefix "_dev_loss", COLUMN_REAL, false, AT(member.dev_loss)}, {                                               \
-        prefix "_train_loss", COLUMN_REAL, false, AT(member.train_loss)                                                \
-    }
+#define SCORE(prefix, suffix, kind, start, member)                                                                     \
+    { prefix suffix, kind, false, (start) + offsetof(struct dd_scores, member) }
+#define SCORES(prefix, start)                                                                                          \
+    SCORE(prefix, "_epoch", COLUMN_INT, start, epoch), SCORE(prefix, "_accuracy", COLUMN_REAL, start, accuracy),       \
+        SCORE(prefix, "_macro_precision", COLUMN_REAL, start, macro_precision),                                        \
+        SCORE(prefix, "_macro_recall", COLUMN_REAL, start, macro_recall),                                              \
+        SCORE(prefix, "_macro_f1", COLUMN_REAL, start, macro_f1),                                                      \
+        SCORE(prefix, "_weighted_f1", COLUMN_REAL, start, weighted_f1),                                                \
+        SCORE(prefix, "_dev_loss", COLUMN_REAL, start, dev_loss),                                                      \
+        SCORE(prefix, "_train_loss", COLUMN_REAL, start, train_loss)
 
 static const struct column columns[] = {
     {"id", COLUMN_INT64, false, AT(id)},
@@ -75,9 +75,9 @@ static const struct column columns[] = {
     {"tokens_per_second", COLUMN_REAL, false, AT(tokens_per_second)},
     {"elapsed_seconds", COLUMN_REAL, false, AT(elapsed_seconds)},
     {"phase", COLUMN_TEXT, false, AT(phase)},
-    SCORES("best", best),
-    SCORES("last", last),
-    SCORES("teacher", teacher_scores),
+    SCORES("best", AT(best)),
+    SCORES("last", AT(last)),
+    SCORES("teacher", AT(teacher_scores)),
     {"model_name", COLUMN_TEXT, false, AT(model_name)},
     {"model_parameters", COLUMN_INT64_OR_NULL, false, AT(model_parameters)},
     {"model_bytes", COLUMN_INT64_OR_NULL, false, AT(model_bytes)},
@@ -187,7 +187,7 @@ void dd_experiments_free(struct dd_experiment *items, size_t count) {
 }
 
 static void bind_column(struct db_query *query, const struct column *column, const struct dd_experiment *experiment) {
-    const char *member = (const char *)experiment + column->offset;
+    const void *member = (const char *)experiment + column->offset;
     const char *text = NULL;
     switch (column->kind) {
     case COLUMN_INT:

@@ -22,14 +22,15 @@ enum dd_status db_blobs_pack(const char *what, const int32_t *label, const float
         return dd_fail(err, DD_TOO_LARGE, "too_many_rows", "%s: %zu rows, at most %zu can be kept", what, n,
                        MAX_PREDICTIONS);
     }
-    DD_CLEANUP(db_blobs_release) struct db_blobs blobs = {dd_calloc(n, sizeof(uint16_t)), NULL};
-    blobs.scores = score ? dd_calloc(n, sizeof(uint32_t)) : NULL;
+    struct db_blobs blobs = {dd_calloc(n, sizeof(uint16_t)), score ? dd_calloc(n, sizeof(uint32_t)) : NULL};
+    enum dd_status status = DD_OK;
     if (!blobs.labels || (score && !blobs.scores)) {
-        return dd_fail_memory(err, n * sizeof(uint32_t));
+        status = dd_fail_memory(err, n * sizeof(uint32_t));
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && status == DD_OK; i++) {
         if (label[i] < 0 || label[i] > UINT16_MAX) {
-            return dd_fail(err, DD_INVALID, "label_out_of_range", "%s: row %zu has the label %d", what, i, label[i]);
+            status = dd_fail(err, DD_INVALID, "label_out_of_range", "%s: row %zu has the label %d", what, i, label[i]);
+            break;
         }
         blobs.labels[i] = htole16((uint16_t)label[i]);
         if (score) {
@@ -38,8 +39,11 @@ enum dd_status db_blobs_pack(const char *what, const int32_t *label, const float
             blobs.scores[i] = htole32(bits);
         }
     }
+    if (status != DD_OK) {
+        db_blobs_release(&blobs);
+        return status;
+    }
     *ret_blobs = blobs;
-    blobs = (struct db_blobs){0};
     return DD_OK;
 }
 

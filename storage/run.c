@@ -29,7 +29,6 @@ enum dd_status dd_storage_set_teacher_scores(struct dd_storage *storage, int64_t
     return status == DD_OK && changes == 0 ? db_experiment_missing(id, err) : status;
 }
 
-/* phase NULL and elapsed_seconds NAN leave what was there; the other values are stored as they are, NAN as unknown. */
 enum dd_status dd_storage_set_progress(struct dd_storage *storage, int64_t id, const char *phase, int64_t steps_done,
                                        int64_t steps, double eta_seconds, double tokens_per_second,
                                        double elapsed_seconds, struct dd_error *err) {

@@ -110,6 +110,7 @@ enum dd_status dd_storage_set_model(struct dd_storage *storage, int64_t id, cons
                                     int64_t bytes, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_set_teacher_scores(struct dd_storage *storage, int64_t id, const struct dd_scores *scores,
                                              struct dd_error *err) DD_MUST_CHECK;
+/* phase NULL and elapsed_seconds NAN leave what was there; NAN elsewhere is "unknown". */
 enum dd_status dd_storage_set_progress(struct dd_storage *storage, int64_t id, const char *phase, int64_t steps_done,
                                        int64_t steps, double eta_seconds, double tokens_per_second,
                                        double elapsed_seconds, struct dd_error *err) DD_MUST_CHECK;
@@ -143,7 +144,7 @@ enum dd_status dd_storage_steps_put(struct dd_storage *storage, int64_t id, cons
                                     size_t n_steps, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_epochs_get(struct dd_storage *storage, int64_t id, int after, struct dd_epoch_row **ret_rows,
                                      size_t *ret_count, struct dd_error *err) DD_MUST_CHECK; /* free() */
-/* Steps in (after, before], min/max-preserving reduction to at most max_points by the caller. */
+/* Steps in (after, before], before <= 0 for all; min/max-preserving reduction to at most max_points by the caller. */
 enum dd_status dd_storage_steps_get(struct dd_storage *storage, int64_t id, int64_t after, int64_t before,
                                     struct dd_step_row **ret_rows, size_t *ret_count,
                                     struct dd_error *err) DD_MUST_CHECK;
@@ -192,7 +193,7 @@ enum dd_status dd_storage_asset_list(struct dd_storage *storage, enum dd_asset_k
                                      const char *cursor, int limit, struct dd_asset **ret_items, size_t *ret_count,
                                      char **ret_next_cursor, struct dd_error *err) DD_MUST_CHECK; /* by name */
 /* DD_CONFLICT "in_use" while a queued, running or paused experiment names it. Row only; the caller removes the
- * directory afterwards. */
+ * directory afterwards. ret_deleted may be NULL. */
 enum dd_status dd_storage_asset_delete(struct dd_storage *storage, enum dd_asset_kind kind, const char *name,
                                        struct dd_asset *ret_deleted, struct dd_error *err) DD_MUST_CHECK;
 
