@@ -7,7 +7,20 @@ import random
 import string
 
 import pytest
-from libengine import SPLITS, EngineFailure, Error, Import, ImportReport, LengthStats, Row, SplitInfo, check, load, shared
+from libengine import (
+    SPLITS,
+    EngineFailure,
+    Error,
+    Import,
+    ImportReport,
+    LengthStats,
+    Row,
+    SplitInfo,
+    TokenizerOptions,
+    check,
+    load,
+    shared,
+)
 
 lib = load()
 lib.dd_dataset_class.restype = ctypes.c_char_p
@@ -170,3 +183,62 @@ def test_token_stats(tmp_path):
     assert stats.mean == pytest.approx(sum(lengths) / len(lengths), rel=1e-12)
     want = (min(lengths), nearest_rank(lengths, 50), nearest_rank(lengths, 95), max(lengths))
     assert (stats.min, stats.p50, stats.p95, stats.max) == want
+
+
+def naive_vocabulary(words, size):
+    """The builder's rules once more, recounting everything after each merge.  words: {word: count}, letters only."""
+    counts = {}
+    for word, times in words.items():
+        for i, c in enumerate(word):
+            for form in (0, 1):
+                counts.setdefault((c, form), 0)
+            counts[(c, int(i > 0))] += times
+    base = sorted(counts, key=lambda k: (-counts[k], k))
+    pieces = ["##" * form + c for c, form in base][: size - 5]
+    rank = {piece: i for i, piece in enumerate(pieces)}
+    split = [(["##" * (i > 0) + c for i, c in enumerate(w)], n) for w, n in words.items()]
+    split = [(w, n) for w, n in split if all(p in rank for p in w)]
+    while len(pieces) < size - 5:
+        pairs = {}
+        for word, n in split:
+            for pair in zip(word, word[1:]):
+                pairs[pair] = pairs.get(pair, 0) + n
+        pairs = {k: n for k, n in pairs.items() if n >= 2}
+        if not pairs:
+            break
+        left, right = min(pairs, key=lambda k: (-pairs[k], rank[k[0]], rank[k[1]]))
+        joined = left + right[2:]
+        if joined not in rank:
+            rank[joined] = len(pieces)
+            pieces.append(joined)
+        for word, _ in split:
+            i = 0
+            while i + 1 < len(word):
+                if word[i] == left and word[i + 1] == right:
+                    word[i : i + 2] = [joined]
+                i += 1
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + pieces
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_vocabulary_against_the_naive_algorithm(seed, tmp_path):
+    rng = random.Random(seed)
+    alphabet = "ab" if seed % 3 == 0 else "abcdefgh"
+    words = {}
+    lines = []
+    for i in range(60):
+        row = ["".join(rng.choices(alphabet, k=rng.randint(1, 12))) for _ in range(rng.randint(1, 6))]
+        lines.append(" ".join(row) + f"\tc{i % 2}\n")
+        for word in row:
+            words[word] = words.get(word, 0) + 1
+    path = tmp_path / "t.tsv"
+    path.write_text("".join(lines))
+    dataset = Dataset(tmp_path / "d", train=path, dev=path)
+    size = rng.choice([8, 30, 60, 400])
+    text, n, error = ctypes.c_void_p(), ctypes.c_size_t(), Error()
+    options = TokenizerOptions(True, True, True)
+    check(
+        lib.dd_vocab_build(dataset.pointer, ctypes.byref(options), size, ctypes.byref(text), ctypes.byref(n), ctypes.byref(error)),
+        error,
+    )
+    assert ctypes.string_at(text, n.value).decode().split("\n")[:-1] == naive_vocabulary(words, size)
