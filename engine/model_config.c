@@ -287,13 +287,13 @@ enum dd_status dd_model_config_read(const cJSON *json, struct dd_model_info *inf
                                     struct dd_error *err) {
     struct dd_config_facts facts = {.do_lower_case = -1};
     struct dd_bert_config *config = &info->config;
-    *config = (struct dd_bert_config){.max_positions = 512,
-                                      .type_vocab_size = 2,
-                                      .layer_norm_eps = 1e-12,
-                                      .initializer_range = 0.02,
-                                      .hidden_dropout = 0.1,
-                                      .attention_dropout = 0.1,
-                                      .classifier_dropout = NAN};
+    memset(config, 0, sizeof *config); /* padding too: equal configurations have equal bytes */
+    config->max_positions = 512;
+    config->type_vocab_size = 2;
+    config->layer_norm_eps = 1e-12;
+    config->initializer_range = 0.02;
+    config->hidden_dropout = config->attention_dropout = 0.1;
+    config->classifier_dropout = NAN;
     if (!cJSON_IsObject(json)) {
         return dd_fail(err, DD_CORRUPT, "model_config_invalid", "the configuration is not a JSON object");
     }
