@@ -210,8 +210,8 @@ enum dd_status dd_dir_make(const char *path, struct dd_error *err) DD_MUST_CHECK
 /* Removes a file or a tree without following symbolic links; a missing path is success. */
 enum dd_status dd_tree_remove(const char *path, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_dir_sync(const char *path, struct dd_error *err) DD_MUST_CHECK; /* fsync of a directory */
-enum dd_status dd_path_join(char *out, size_t out_bytes, struct dd_error *err, const char *first,
-                            ...) DD_MUST_CHECK; /* NULL ends the list; joined with '/' */
+enum dd_status dd_path_join(char *out, size_t out_bytes, struct dd_error *err, const char *first, ...) DD_MUST_CHECK
+    __attribute__((sentinel)); /* NULL ends the list; joined with '/'; out is "" on failure */
 enum dd_status dd_disk_free(const char *path, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes,
                             struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_tree_bytes(const char *path, uint64_t *ret_bytes, struct dd_error *err) DD_MUST_CHECK;

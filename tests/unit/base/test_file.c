@@ -1,5 +1,7 @@
 /* Files in and out, directories, trees: what they do, and that every failure leaves nothing behind. */
 #include <dirent.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include "tests/unit/base/common.h"
 
@@ -157,6 +159,25 @@ static void test_writer_bad_paths(void **state) {
     assert_int_equal(symlink("/dev/full", at(s, "link")), 0);
     assert_ok(s, dd_file_write_durable(s->path, "x", 1, &s->err)); /* the link is replaced, not followed */
     assert_content(s, s->path, "x");
+}
+
+/* A real short write, then a real failure: the kernel lets the file grow to the limit and no further. */
+static void test_writer_at_a_limit(void **state) {
+    struct scratch *s = *state;
+    static char content[3 << 20];
+    struct rlimit old, small;
+    put_text(at(s, "f"), "old");
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = (struct rlimit){.rlim_cur = (1 << 20) + 777, .rlim_max = old.rlim_max};
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    enum dd_status status = dd_file_write_durable(s->path, content, sizeof content, &s->err);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(status, DD_IO);
+    assert_non_null(strstr(s->err.message, strerror(EFBIG)));
+    assert_content(s, s->path, "old");
+    assert_int_equal(entries(s->dir), 1);
 }
 
 static void test_dir_make(void **state) {
@@ -460,6 +481,7 @@ int main(void) {
         SCRATCH(test_writer),
         SCRATCH(test_writer_without_commit),
         SCRATCH(test_writer_bad_paths),
+        SCRATCH(test_writer_at_a_limit),
         SCRATCH(test_dir_make),
         SCRATCH(test_tree_remove),
         SCRATCH(test_deep_trees),
