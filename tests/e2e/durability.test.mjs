@@ -21,7 +21,7 @@ const student = { dataset: 'topics', teacher: 'teacher', layers: 2, heads: 2, ep
 async function result(daemon, id) {
   return {
     metrics: untimed((await daemon.get(`/experiments/${id}/metrics`)).epochs),
-    steps: untimed((await daemon.get(`/experiments/${id}/steps?max_points=100000`)).steps ?? []),
+    steps: untimed((await daemon.get(`/experiments/${id}/steps?max_points=20000`)).steps ?? []),
     best: sha256(await daemon.archiveMember(`/experiments/${id}/archive?epoch=best`, 'model.safetensors')),
     last: sha256(await daemon.archiveMember(`/experiments/${id}/archive?epoch=last`, 'model.safetensors')),
   };
