@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -320,6 +321,7 @@ static void *worker_main(void *argument) {
     while (next_job(workers, job)) {
         int64_t id = job->id;
         run_job(workers, job);
+        malloc_trim(0); /* what training had freed goes back to the machine */
         pthread_mutex_lock(&workers->lock);
         job->id = 0;
         pthread_mutex_unlock(&workers->lock);
