@@ -48,8 +48,11 @@ export async function launch() {
       await page.goto(url);
       return page;
     },
+    async closeContexts() {
+      await Promise.all(contexts.splice(0).map((context) => context.close()));
+    },
     async close() {
-      await Promise.all(contexts.map((context) => context.close()));
+      await this.closeContexts();
       await browser.close();
       rmSync(profile, { recursive: true, force: true });
     },

@@ -171,6 +171,15 @@ function lineOption(model) {
       silent: true,
       markLine: { symbol: 'none', silent: true, animation: false, label: { ...label, position: 'insideEndTop' }, data: lines },
     });
+  if (model.refs?.length && shown[0]?.x.length)
+    series.push({
+      id: ':reach', // unseen points that make the axis reach the reference lines
+      type: 'scatter',
+      data: model.refs.map((ref) => [shown[0].x[0], ref.y]),
+      symbolSize: 0,
+      silent: true,
+      tooltip: { show: false },
+    });
   for (const point of model.points ?? [])
     series.push({
       id: `:point:${point.name}`,

@@ -25,7 +25,7 @@ const header = document.getElementById('top');
 let current = null; // {key, page}
 
 // ---- header ----
-const badge = h('button', { type: 'button', class: 'line', onclick: retryStream });
+const badge = h('button', { type: 'button', class: 'line-state', onclick: retryStream });
 const badgeText = h('span', { role: 'status' });
 const queueText = h('a', { class: 'queue num', href: href(['runs'], { status: 'running,queued' }) });
 
@@ -63,7 +63,7 @@ function drawBadge() {
   const { state, since } = streamState();
   const away = Date.now() - since;
   const lost = state === 'lost' && away > LOST_GRACE_MS;
-  badge.className = `line ${state === 'refused' ? 'lost' : lost ? 'lost' : state}`;
+  badge.className = `line-state ${lost || state === 'refused' ? 'lost' : state === 'live' ? 'live' : 'connecting'}`;
   const text = state === 'refused' ? t('line.refused') : lost ? t('line.lost', { time: duration(Math.round(away / 1000)) }) : state === 'live' ? t('line.live') : t('line.connecting');
   fill(badge, h('span', { class: 'dot', 'aria-hidden': 'true' }), h('span', { class: 'line-text' }, text));
   badge.title = t('line.retry');

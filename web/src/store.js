@@ -75,14 +75,15 @@ export const metricsOf = (id) => metrics.get(id)?.rows ?? null;
 /** Fetches the epochs of a run that are not here yet; a final run that was read whole is never asked again. */
 export function loadMetrics(id) {
   let entry = metrics.get(id);
-  if (!entry) metrics.set(id, (entry = { rows: new Columns('epoch'), whole: false, pending: null }));
+  if (!entry) metrics.set(id, (entry = { rows: new Columns('epoch'), whole: false, pending: null, early: [] }));
   if (entry.whole) return Promise.resolve(entry.rows);
   entry.pending ??= (async () => {
     try {
       const wasFinal = isFinal(id);
       const after = entry.rows.length ? `?after=${entry.rows.last}` : '';
       const answer = await get(`experiments/${id}/metrics${after}`);
-      for (const row of answer.epochs) entry.rows.add(row);
+      for (const row of [...answer.epochs, ...entry.early]) entry.rows.add(row);
+      entry.early = [];
       entry.whole = wasFinal;
       emit(`metrics:${id}`, entry.rows);
       return entry.rows;
@@ -122,9 +123,9 @@ export async function loadLog(id) {
   if (!logs.has(id)) logs.set(id, { lines: [], seen: new Set() });
   for (;;) {
     const after = logs.get(id)?.lines.at(-1)?.seq ?? 0;
-    const { lines } = await get(`experiments/${id}/log?limit=${LOG_PAGE}&after=${after}`);
-    addLog(id, lines);
-    if (lines.length < LOG_PAGE) return logOf(id);
+    const { items } = await get(`experiments/${id}/log?limit=${LOG_PAGE}&after=${after}`);
+    addLog(id, items);
+    if (items.length < LOG_PAGE) return logOf(id);
   }
 }
 
@@ -162,11 +163,17 @@ function receive(type, data) {
   } else if (type === 'epoch') {
     const { experiment_id: _, ...row } = data;
     const entry = metrics.get(id);
-    // A gap means that the history has not been read to here: the pending or next load fills it.
-    if (entry && (entry.rows.length ? row.epoch <= entry.rows.last + 1 : row.epoch === 1)) {
+    if (!entry) return;
+    if (entry.pending) {
+      entry.early.push(row); // came while the history was being read: goes behind it
+      return;
+    }
+    // A gap: what lies between is asked for, and only that.
+    if (row.epoch > (entry.rows.last ?? 0) + 1) loadMetrics(id).catch(() => {});
+    else {
       entry.rows.add(row);
       emit(`metrics:${id}`, entry.rows);
-    } else if (entry) loadMetrics(id).catch(() => {});
+    }
   } else if (type === 'step') {
     addSteps(id, data.steps);
     const resource = runs.get(id);

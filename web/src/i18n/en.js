@@ -106,7 +106,7 @@ export default {
   'figure.accuracy': 'Accuracy',
   'figure.retention': 'Of the teacher’s macro-F1',
   'figure.last_f1': 'Last macro-F1',
-  'figure.size': 'Student',
+  'figure.size': 'Model',
   'figure.teacher': 'teacher',
   'figure.parameters': '{n} parameters',
 
@@ -115,7 +115,7 @@ export default {
   'action.cancel': 'Cancel run',
   'action.retry': 'Retry',
   'action.clone': 'Clone',
-  'action.download': 'Download student',
+  'action.download': 'Download model',
   'action.delete': 'Delete',
   'action.save': 'Save',
   'action.keep': 'No, keep it',

@@ -106,7 +106,7 @@ export default {
   'figure.accuracy': '准确率',
   'figure.retention': '相对教师的宏 F1',
   'figure.last_f1': '最新宏 F1',
-  'figure.size': '学生模型',
+  'figure.size': '模型',
   'figure.teacher': '教师',
   'figure.parameters': '{n} 个参数',
 
@@ -115,7 +115,7 @@ export default {
   'action.cancel': '取消实验',
   'action.retry': '重试',
   'action.clone': '克隆',
-  'action.download': '下载学生模型',
+  'action.download': '下载模型',
   'action.delete': '删除',
   'action.save': '保存',
   'action.keep': '不，保留',

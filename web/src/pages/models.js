@@ -4,7 +4,7 @@ import { t } from '../i18n.js';
 import { explain, get, post, query, remove } from '../api.js';
 import { attempt, confirmDialog, dialog, notice, teach } from '../widgets.js';
 import { go, href } from '../router.js';
-import { bytes, count, fullTime, parameters, percent, shortTime } from '../format.js';
+import { bytes, count, fullTime, number, parameters, percent, shortTime } from '../format.js';
 import { confusionTable, reportTable } from './run-report.js';
 
 const PAGE = 50;
@@ -112,7 +112,7 @@ async function detail(root, name) {
   const facts = [
     [t('models.kind'), t(`models.${model.kind}`)],
     [t('models.origin'), origin(model)],
-    ...Object.entries(model.shape).map(([key, value]) => [key, typeof value === 'number' ? count(value) : (value ?? '–')]),
+    ...Object.entries(model.shape).map(([key, value]) => [key, typeof value !== 'number' ? (value ?? '–') : Number.isInteger(value) ? count(value) : number(value)]),
     [t('models.parameters'), count(model.parameters)],
     [t('column.size'), bytes(model.bytes)],
     [t('models.labels'), model.labels.join(', ') || '–'],

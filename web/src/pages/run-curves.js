@@ -82,6 +82,7 @@ export function curves(id) {
     ];
   }
 
+  const distils = () => run(id)?.spec.task === 'distill'; // else the total is the cross entropy
   const some = (column) => column.some((v) => v !== null);
 
   // ---- epochs ----
@@ -114,8 +115,7 @@ export function curves(id) {
     epochModel(
       (c) => [
         { id: 'train_loss', colour: c.own, width: 2 },
-        { id: 'train_kl', colour: c.kl, dash: [7, 3] },
-        { id: 'train_ce', colour: c.ce, dash: [2, 3] },
+        ...(distils() ? [{ id: 'train_kl', colour: c.kl, dash: [7, 3] }, { id: 'train_ce', colour: c.ce, dash: [2, 3] }] : []),
         { id: 'dev_loss', colour: c.dev, width: 2, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
       ],
       { name: t('axis.loss'), log: logY(), format: number },
@@ -222,9 +222,13 @@ export function curves(id) {
       onZoom: zoomTo('sz'),
       model: stepModel(
         (c) => [
-          { id: 'step_loss', column: 'loss', colour: c.own, width: 1, end: 'Σ' },
-          { id: 'step_kl', column: 'kl', colour: c.kl, width: 1, end: 'KL' },
-          { id: 'step_ce', column: 'ce', colour: c.ce, width: 1, end: 'CE' },
+          { id: 'step_loss', column: 'loss', colour: c.own, width: 1, end: distils() ? 'Σ' : undefined },
+          ...(distils()
+            ? [
+                { id: 'step_kl', column: 'kl', colour: c.kl, width: 1, end: 'KL' },
+                { id: 'step_ce', column: 'ce', colour: c.ce, width: 1, end: 'CE' },
+              ]
+            : []),
         ],
         () => ({ name: t('axis.loss'), log: logY(), format: number }),
       ),

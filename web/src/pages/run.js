@@ -102,11 +102,11 @@ export function mount(root, { parts }) {
     const items = [
       [t('figure.best_f1'), score(r.best?.macro_f1), r.best?.epoch ? t('run.at_epoch', { epoch: r.best.epoch }) : ''],
       [t('figure.accuracy'), score(r.best?.accuracy), r.teacher?.accuracy ? `${t('figure.teacher')} ${score(r.teacher.accuracy)}` : ''],
-      [t('figure.retention'), percent(r.retention?.macro_f1), r.teacher?.macro_f1 ? `${t('figure.teacher')} ${score(r.teacher.macro_f1)}` : ''],
+      r.spec.task === 'distill' && [t('figure.retention'), percent(r.retention?.macro_f1), r.teacher?.macro_f1 ? `${t('figure.teacher')} ${score(r.teacher.macro_f1)}` : ''],
       [t('figure.last_f1'), score(r.last?.macro_f1), r.last?.epoch ? t('run.at_epoch', { epoch: r.last.epoch }) : ''],
       [t('figure.size'), bytes(r.model?.bytes), r.model?.parameters ? t('figure.parameters', { n: parameters(r.model.parameters) }) : ''],
     ];
-    fill(figures, items.map(([label, value, note]) => h('div', {}, h('dt', {}, label), h('dd', {}, value, note && h('small', {}, note)))));
+    fill(figures, items.filter(Boolean).map(([label, value, note]) => h('div', {}, h('dt', {}, label), h('dd', {}, value, note && h('small', {}, note)))));
   }
 
   // ---- actions ----
