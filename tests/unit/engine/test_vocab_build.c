@@ -34,11 +34,11 @@ static void test_base_pieces_and_merges(void **state) {
     static const char rows[] = "low low low low low lower lower\tx\n"
                                "newest newest newest newest newest newest widest widest widest\ty\n";
     static const char base[] =
-        SPECIAL "##e\n##w\n##s\n##t\nl\n##o\nn\n##i\n##d\nw\n##r\n##l\n##n\nd\ne\ni\no\nr\ns\nt\n";
+        SPECIAL "##e\n##w\n##s\n##t\nl\n##o\nn\n##d\n##i\nw\n##r\nd\ne\ni\n##l\n##n\no\nr\ns\nt\n";
     assert_vocab(rows, 25, base);
     char expected[400];
-    /* es 9, est 9, lo 7, low 7; ne, ##we … 6: the pair whose left piece is older (##w), then … */
-    snprintf(expected, sizeof expected, "%s##es\n##est\nlo\nlow\n##west\n##ewest\nnewest\n", base);
+    /* ##es and ##est 9, lo and low 7; then ne, ##ew and ##west have 6, and ##e is the oldest left piece */
+    snprintf(expected, sizeof expected, "%s##es\n##est\nlo\nlow\n##ew\nnew\nnewest\n", base);
     assert_vocab(rows, 32, expected);
     assert_vocab(rows, 8, SPECIAL "##e\n##w\n##s\n");
 }
