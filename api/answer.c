@@ -109,8 +109,7 @@ static void answer_body(struct dd_request *request, int status, const char *medi
         if (etag != NULL && etag[0] != '\0') {
             /* one resource, several media types: one tag each */
             bool other = request->route->produces[0] != NULL && strcmp(media, request->route->produces[0]) != 0;
-            snprintf(tag, sizeof tag, "%.79s%s%s", etag, request->pretty ? "-p" : "",
-                     other ? strchr(media, '/') + 1 : "");
+            snprintf(tag, sizeof tag, "%.79s%s%s", etag, request->pretty ? "-p" : "", other ? "-t" : "");
         } else {
             uint8_t digest[DD_SHA256_BYTES];
             dd_sha256_bytes(body, len, digest);

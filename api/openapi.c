@@ -18,6 +18,17 @@ static cJSON *child(cJSON *object, const char *name) {
     return found != NULL ? found : cJSON_AddObjectToObject(object, name);
 }
 
+/* cJSON would print 2^53 - 1 with fifteen digits, which is another number. */
+static void put_bound(cJSON *object, const char *name, double value) {
+    if (value == (double)(int64_t)value) {
+        char text[32];
+        snprintf(text, sizeof text, "%lld", (long long)value);
+        cJSON_AddRawToObject(object, name, text);
+    } else {
+        cJSON_AddNumberToObject(object, name, value);
+    }
+}
+
 static cJSON *schema_ref(const char *name) {
     char ref[96];
     snprintf(ref, sizeof ref, "#/components/schemas/%s", name);
@@ -97,8 +108,8 @@ static cJSON *field_schema(const struct dd_field *field) {
     case DD_FIELD_INT:
     case DD_FIELD_NUMBER:
         cJSON_AddStringToObject(schema, "type", field->type == DD_FIELD_INT ? "integer" : "number");
-        cJSON_AddNumberToObject(schema, "minimum", field->least);
-        cJSON_AddNumberToObject(schema, "maximum", field->most);
+        put_bound(schema, "minimum", field->least);
+        put_bound(schema, "maximum", field->most);
         break;
     case DD_FIELD_BOOL:
         cJSON_AddItemToObject(schema, "enum", parse("[true,false,1,0]"));
@@ -178,11 +189,16 @@ static void put_query(cJSON *list, const struct dd_field *fields, const struct d
     }
 }
 
+static cJSON *id_schema(void) {
+    cJSON *schema = parse("{\"type\":\"integer\",\"minimum\":1,\"examples\":[1]}");
+    put_bound(schema, "maximum", 9007199254740991.0);
+    return schema;
+}
+
 static void put_parameters(cJSON *operation, const struct dd_route *route) {
     cJSON *list = cJSON_AddArrayToObject(operation, "parameters");
     if (strstr(route->pattern, "{id}") != NULL) {
-        put_parameter(list, "id", "path", true, "number of the experiment",
-                      parse("{\"type\":\"integer\",\"minimum\":1,\"maximum\":9007199254740991}"));
+        put_parameter(list, "id", "path", true, "number of the experiment", id_schema());
     }
     if (strstr(route->pattern, "{name}") != NULL) {
         put_parameter(list, "name", "path", true, "name",

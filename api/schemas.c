@@ -33,7 +33,7 @@ static const struct schema schemas[] = {
     {"Dataset", "name!:str created_at!:time? classes!:[Class] rows!:{int} splits!:{Split} pairs!:bool "
                 "dev_split!:DevSplit? skipped:int tokens_counted_with:str?"},
     {"DatasetList", PAGE("Dataset")},
-    {"DatasetRow", "index!:int text!:str pair:str? label:str?"},
+    {"DatasetRow", "index!:int text!:str? pair:str? label:str?"},
     {"DatasetRowList", PAGE("DatasetRow")},
 
     {"Shape", "layers!:int heads!:int hidden_size!:int intermediate_size!:int vocab_size!:int max_positions:int "
@@ -57,7 +57,8 @@ static const struct schema schemas[] = {
      "spec!:obj created_at!:time? started_at!:time? finished_at!:time? progress!:Progress best!:Scores? last!:Scores? "
      "teacher!:TeacherScores? retention!:Retention? model!:Student? error!:RunError? attempts!:int spec_hash:str "
      "pause_requested:bool cancel_requested:bool allowed_actions:[str]"},
-    {"DryRun", "spec!:obj estimate:obj"},
+    {"Estimate", "memory_bytes!:int disk_bytes!:int seconds!:num parameters!:int model_bytes!:int matmul_flops:num"},
+    {"DryRun", "spec!:obj estimate!:Estimate"},
     {"ExperimentList", PAGE("Experiment")},
     {"Epoch",
      "epoch!:int train_loss!:num? train_kl!:num? train_ce!:num? dev_loss!:num? accuracy!:num? macro_precision!:num? "
@@ -67,16 +68,24 @@ static const struct schema schemas[] = {
     {"Metrics", "epochs!:[Epoch]"},
     {"Step", "step!:int epoch!:int loss!:num? kl:num? ce:num? lr!:num? grad_norm!:num? elapsed_seconds:num? "
              "tokens_per_second:num?"},
-    {"Steps", "steps!:[Step]"},
+    {"Steps", "steps!:[Step] recorded!:int reduced!:bool"},
     {"ReportRow", "precision!:num recall!:num f1-score!:num support!:num"},
     {"Report", "confusion_matrix!:[[int]] labels:[str]"},
-    {"PredictionRow", "index!:int text!:str pair:str? gold!:str student!:str student_score!:num? teacher!:str? "
+    {"PredictionRow", "index!:int text!:str? pair:str? gold!:str? student!:str? student_score!:num? teacher!:str? "
                       "teacher_score!:num?"},
     {"PredictionRowList", PAGE("PredictionRow")},
     {"LogLine", "seq!:int time!:time? level!:str message!:str?"},
-    {"Log", "lines!:[LogLine]"},
-    {"Comparison", "experiments:[any]"},
-    {"System", "version!:str"},
+    {"Log", "items!:[LogLine]"},
+    {"Difference", "field!:str values!:[any]"},
+    {"ComparedRun", "id!:int name!:str status!:str tags!:[str] best!:Scores? last!:Scores? teacher!:TeacherScores? "
+                    "retention!:Retention? model!:Student? progress!:Progress series!:{[any]}"},
+    {"Comparison", "ids!:[int] experiments!:[ComparedRun] differences!:[Difference]"},
+    {"Workers", "total!:int busy!:int"},
+    {"Queue", "queued!:int running!:int paused!:int finished!:int failed!:int cancelled!:int"},
+    {"Memory", "resident_bytes!:int limit_bytes:int"},
+    {"Disk", "free_bytes!:int total_bytes!:int"},
+    {"System", "version!:str build!:str cpu!:str blas!:str threads!:int workers!:Workers queue!:Queue memory:Memory "
+               "disk:Disk data_dir:str started_at:time? uptime_seconds:num bf16:bool schema_version:int"},
 };
 
 static cJSON *type_schema(const char *type, size_t len);

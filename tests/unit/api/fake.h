@@ -20,10 +20,9 @@ struct kept { /* an Idempotency-Key's record */
 struct fake {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int created, running;
-    bool release; /* lets `predict` finish */
-    enum dd_stop stopped;
-    bool not_ready;
+    atomic_int created, running, stopped; /* stopped: an enum dd_stop */
+    bool release;                         /* lets `predict` finish */
+    atomic_bool not_ready;
     struct kept kept[32];
     size_t n_kept;
     char seen_path[4096]; /* of the last file */
@@ -86,7 +85,7 @@ static inline enum dd_status fake_create(void *daemon, const struct dd_api_call 
         pthread_mutex_unlock(&f->lock);
     }
     enum dd_status status = fake_echo(daemon, call, result, problem);
-    cJSON_AddNumberToObject(result->json, "created", f->created);
+    cJSON_AddNumberToObject(result->json, "created", (int)f->created);
     return status;
 }
 
@@ -180,7 +179,7 @@ static inline enum dd_status fake_wait(void *daemon, const struct dd_api_call *c
     f->running--;
     enum dd_stop why = dd_cancel_requested(call->cancel);
     if (why != DD_STOP_NONE) {
-        f->stopped = why;
+        f->stopped = (int)why;
     }
     pthread_cond_broadcast(&f->changed);
     pthread_mutex_unlock(&f->lock);
@@ -190,7 +189,7 @@ static inline enum dd_status fake_wait(void *daemon, const struct dd_api_call *c
 
 static inline enum dd_status fake_ready(void *daemon, const struct dd_api_call *call, struct dd_api_result *result,
                                         struct dd_problem *problem) {
-    const struct fake *f = daemon;
+    struct fake *f = daemon;
     return f->not_ready ? dd_fail(&problem->error, DD_BUSY, "not_ready", "starting")
                         : fake_echo(daemon, call, result, problem);
 }

@@ -1,7 +1,7 @@
 /* The conventions of the contract, over real sockets: routing, parameters, negotiation, caching, paging, bodies. */
 #include <zlib.h>
 
-#include "api/routes.h"
+#include "api/internal.h"
 #include "fake.h"
 #include "pages_fixture.h"
 
@@ -89,6 +89,11 @@ static void test_parameters(void **state) {
     }
     struct reply r = client_get(V1 "/experiments?a=1&limit=x&sort=y&%7e/=2");
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(r.json, "errors")), 4);
+    assert_problem(r, 422, "query_invalid");
+    r = client_get(
+        V1 "/experiments?limit=a%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6"
+           "%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6%E5%A5%B6");
+    assert_int_equal(dd_utf8_check(r.body, r.len), r.len); /* a message that was cut is still text */
     assert_problem(r, 422, "query_invalid");
     assert_problem(client_get(V1 "/experiments?q=%zz"), 400, "query_malformed");
     assert_problem(client_get(V1 "/experiments?q=%00"), 400, "query_malformed");
@@ -397,6 +402,7 @@ static void test_openapi(void **state) {
     struct reply r = client_get(V1 "/openapi.json");
     assert_int_equal(r.status, 200);
     check_refs(r.json, r.json);
+    assert_non_null(strstr(r.body, "\"maximum\":9007199254740991")); /* not rounded */
     const cJSON *paths = cJSON_GetObjectItemCaseSensitive(r.json, "paths");
     assert_null(cJSON_GetObjectItemCaseSensitive(paths, V1 "/sweeps"));
     size_t count, described = 0;
