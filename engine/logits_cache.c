@@ -247,9 +247,9 @@ static void log_damage(const struct dd_train_events *events, const struct dd_err
     }
 }
 
-/* Under the lock: somebody may have filled it while we waited. */
-static enum dd_status fill(const struct entry *entry, const struct dd_model *teacher, const struct dd_packed *packed,
-                           int max_length, const char *cache_dir, struct dd_pool *pool,
+/* Under the lock, where there is one: somebody may have filled it while we waited. */
+static enum dd_status fill(const struct entry *entry, bool locked, const struct dd_model *teacher,
+                           const struct dd_packed *packed, int max_length, const char *cache_dir, struct dd_pool *pool,
                            const struct dd_train_events *events, const struct dd_progress *progress,
                            const struct dd_cancel *cancel, float *logits, bool *computed, struct dd_error *err) {
     struct dd_error fault = {0};
@@ -267,7 +267,9 @@ static enum dd_status fill(const struct entry *entry, const struct dd_model *tea
         }
         return status;
     }
-    remove_leftovers(entry, cache_dir);
+    if (locked) {
+        remove_leftovers(entry, cache_dir);
+    }
     status = ask(teacher, packed, max_length, pool, progress, cancel, logits, err);
     if (status == DD_OK) {
         status = entry_write(entry, logits, err);
@@ -299,8 +301,8 @@ enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_
         int lock = -1;
         status = entry_lock(&entry, cache_dir, cancel, &lock, err);
         if (status == DD_OK) {
-            status = fill(&entry, teacher, packed, max_length, cache_dir, pool, events, progress, cancel, logits,
-                          &computed, err);
+            status = fill(&entry, lock >= 0, teacher, packed, max_length, cache_dir, pool, events, progress, cancel,
+                          logits, &computed, err);
             dd_close_fd(&lock);
         }
     }

@@ -3,6 +3,7 @@
 
 static char reference[512];
 static int best_epoch;
+static bool is_best[RECORD_EPOCHS + 1];
 
 static void attempt_init(struct attempt *attempt, const char *run) {
     *attempt = (struct attempt){.run = run, .threads = 1};
@@ -72,6 +73,22 @@ static void test_damaged_checkpoint(void **state) {
     path_in(path, "empty", "checkpoint");
     assert_int_equal(truncate(path, 0), 0);
     finish("empty", 1, 3);
+}
+
+/* The newest refers to another best model than the one before: both must be there. */
+static void test_damaged_at_a_new_best(void **state) {
+    (void)state;
+    int epoch = is_best[2] ? 2 : 3;
+    assert_true(is_best[epoch]);
+    struct attempt attempt;
+    attempt_init(&attempt, "new-best");
+    attempt.recorder.stop_at = 10 * epoch; /* in its callback */
+    attempt.recorder.stop = DD_STOP_PAUSE;
+    assert_int_equal(attempt_train(&attempt), DD_STOPPED);
+    char path[700];
+    path_in(path, "new-best", "checkpoint");
+    flip(path, 100);
+    finish("new-best", 1, 4 - epoch + 2);
 }
 
 static void test_both_damaged(void **state) {
@@ -205,6 +222,7 @@ static int set_up(void **state) {
     must(attempt_train(&attempt), &attempt.err);
     fixture_path(reference, "reference");
     best_epoch = attempt.result.best_epoch;
+    memcpy(is_best, attempt.recorder.is_best, sizeof is_best);
     return 0;
 }
 
@@ -212,6 +230,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_undamaged),
         cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_damaged_at_a_new_best),
         cmocka_unit_test(test_both_damaged),
         cmocka_unit_test(test_damaged_is_not_kept),
         cmocka_unit_test(test_damaged_best_model),

@@ -52,10 +52,10 @@ static inline void write_rows(const char *path, int rows, unsigned seed) {
     assert_non_null(file);
     for (int r = 0; r < rows; r++) {
         int class = r < FIXTURE_CLASSES ? r : (int)(fixture_random(&seed) % FIXTURE_CLASSES);
-        int words = 1 + (int)(fixture_random(&seed) % 12);
+        int words = 2 + (int)(fixture_random(&seed) % 12);
         for (int w = 0; w < words; w++) {
             unsigned word = fixture_random(&seed) % FIXTURE_WORDS;
-            if (fixture_random(&seed) % 3 == 0) {
+            if (fixture_random(&seed) % 4 != 0) {
                 word = word / FIXTURE_CLASSES * FIXTURE_CLASSES + (unsigned)class;
             }
             fprintf(file, "%sw%u", w ? " " : "", word);
@@ -168,6 +168,7 @@ struct recorder {
     enum dd_stop stop;
     struct dd_cancel *cancel;
     int epochs, references, warnings;
+    bool is_best[RECORD_EPOCHS + 1]; /* by epoch */
     char last_log[1024];
 };
 
@@ -207,6 +208,7 @@ static inline enum dd_status record_epoch(void *context, const struct dd_epoch_m
     }
     memset(record, 0, sizeof *record);
     recorder->epochs++;
+    recorder->is_best[epoch->epoch] = epoch->is_best;
     if (recorder->epochs == recorder->kill_after) {
         kill(getpid(), SIGKILL);
     }
