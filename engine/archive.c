@@ -31,6 +31,42 @@ static enum dd_status from_archive(struct dd_error *err, struct archive *archive
     return dd_fail(err, status, "archive_failed", "%s: %.300s", what, text == NULL ? "unknown reason" : text);
 }
 
+/* --- where an archive goes -----------------------------------------------------------------------------------------
+ */
+
+/* libarchive never learns that a write failed: after that it would neither end nor free its filters.  Instead the
+ * first failure is kept here, what follows is dropped, and sink_check reports it. */
+struct sink {
+    int fd;
+    int error; /* errno of the first failed write */
+    bool dropping;
+};
+
+static la_ssize_t sink_write(struct archive *archive, void *context, const void *bytes, size_t count) {
+    (void)archive;
+    struct sink *sink = context;
+    const char *at = bytes;
+    for (size_t left = count; left > 0 && !sink->dropping;) {
+        int injected = dd_failpoint("write");
+        ssize_t written = injected != 0 ? (errno = injected, -1) : write(sink->fd, at, left);
+        if (written < 0 && errno == EINTR) {
+            continue;
+        }
+        if (written < 0) {
+            sink->error = errno;
+            sink->dropping = true;
+            break;
+        }
+        at += written;
+        left -= (size_t)written;
+    }
+    return (la_ssize_t)count;
+}
+
+static enum dd_status sink_check(const struct sink *sink, struct dd_error *err) {
+    return sink->error == 0 ? DD_OK : dd_fail_errno(err, sink->error, "cannot write the archive");
+}
+
 /* --- writing -------------------------------------------------------------------------------------------------------
  */
 
@@ -102,8 +138,8 @@ static enum dd_status write_header(struct archive *archive, const char *root, co
 }
 
 /* The bytes of one file; it must not change meanwhile. */
-static enum dd_status write_data(struct archive *archive, int fd, uint64_t left, const char *name,
-                                 const struct dd_cancel *cancel, struct dd_error *err) {
+static enum dd_status write_data(struct archive *archive, const struct sink *sink, int fd, uint64_t left,
+                                 const char *name, const struct dd_cancel *cancel, struct dd_error *err) {
     DD_CLEANUP(dd_free_ptr) char *block = dd_calloc(BLOCK_BYTES, 1);
     if (block == NULL) {
         return dd_fail_memory(err, BLOCK_BYTES);
@@ -126,12 +162,16 @@ static enum dd_status write_data(struct archive *archive, int fd, uint64_t left,
             return from_archive(err, archive, DD_IO, "cannot write the archive");
         }
         left -= (uint64_t)count;
+        enum dd_status status = sink_check(sink, err);
+        if (status != DD_OK) {
+            return status;
+        }
     }
     return DD_OK;
 }
 
-static enum dd_status write_file(struct archive *archive, const char *dir, const char *root, const char *name,
-                                 const struct dd_cancel *cancel, struct dd_error *err) {
+static enum dd_status write_file(struct archive *archive, const struct sink *sink, const char *dir, const char *root,
+                                 const char *name, const struct dd_cancel *cancel, struct dd_error *err) {
     char path[4096];
     struct stat info;
     enum dd_status status = dd_path_join(path, sizeof path, err, dir, name, NULL);
@@ -143,11 +183,12 @@ static enum dd_status write_file(struct archive *archive, const char *dir, const
         return dd_fail_errno(err, errno, "cannot open %s", name);
     }
     status = write_header(archive, root, name, &info, err);
-    return status == DD_OK ? write_data(archive, fd, (uint64_t)info.st_size, name, cancel, err) : status;
+    return status == DD_OK ? write_data(archive, sink, fd, (uint64_t)info.st_size, name, cancel, err) : status;
 }
 
 enum dd_status dd_archive_write(const char *dir, const char *root, int fd, const struct dd_cancel *cancel,
                                 struct dd_error *err) {
+    struct sink sink = {.fd = fd};
     char *names[MAX_DIR_FILES];
     size_t count = 0;
     enum dd_status status = list_files(dir, names, &count, err);
@@ -165,16 +206,18 @@ enum dd_status dd_archive_write(const char *dir, const char *root, int fd, const
         archive_write_add_filter_gzip(archive) != ARCHIVE_OK ||
         archive_write_set_options(archive, "gzip:compression-level=1,gzip:!timestamp") != ARCHIVE_OK ||
         archive_write_set_bytes_in_last_block(archive, 1) != ARCHIVE_OK ||
-        archive_write_open_fd(archive, fd) != ARCHIVE_OK) {
+        archive_write_open(archive, &sink, NULL, sink_write, NULL) != ARCHIVE_OK) {
         status = from_archive(err, archive, DD_IO, "cannot begin the archive");
     }
     for (size_t i = 0; i < count && status == DD_OK; i++) {
-        status = write_file(archive, dir, root, names[i], cancel, err);
+        status = write_file(archive, &sink, dir, root, names[i], cancel, err);
     }
-    if (status == DD_OK && archive_write_close(archive) != ARCHIVE_OK) {
+    sink.dropping = sink.dropping || status != DD_OK; /* so that no end is written that looks whole */
+    if (archive_write_close(archive) != ARCHIVE_OK && status == DD_OK) {
         status = from_archive(err, archive, DD_IO, "cannot end the archive");
-    } else if (status != DD_OK) {
-        archive_write_fail(archive); /* so that free does not write an end that looks whole */
+    }
+    if (status == DD_OK) {
+        status = sink_check(&sink, err);
     }
     archive_write_free(archive);
     free_names(names, count);

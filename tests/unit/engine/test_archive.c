@@ -225,6 +225,9 @@ static void test_write(void **state) {
     assert_int_equal(dd_archive_write(dir, "student", fd, &cancel, &err), DD_STOPPED);
     close(fd);
     assert_int_not_equal(extract(1000, &err), DD_OK); /* what was written does not look whole */
+    fd = open("/dev/full", O_WRONLY);
+    assert_int_equal(dd_archive_write(dir, "student", fd, NULL, &err), DD_NO_SPACE);
+    close(fd);
     assert_int_equal(dd_archive_write("/nowhere", "x", 1, NULL, &err), DD_NOT_FOUND);
 }
 
