@@ -34,7 +34,11 @@ const common = {
   logLevel: 'warning',
 };
 
-const asAssets = (result) => result.outputFiles.map((file) => ({ path: `/assets/${path.basename(file.path)}`, bytes: Buffer.from(file.contents) }));
+const asAssets = (result) =>
+  result.outputFiles.map((file) => ({
+    path: `/assets/${path.basename(file.path)}`,
+    bytes: Buffer.from(file.contents),
+  }));
 
 /** [{path, type, bytes, immutable, etag}]: everything the daemon serves but the API. */
 export async function buildAssets() {
@@ -55,7 +59,9 @@ export async function buildAssets() {
 
   const find = (name) => {
     const stem = path.parse(name).name;
-    const found = hashed.find((asset) => path.basename(asset.path).startsWith(`${stem}-`) && path.extname(asset.path) === path.extname(name));
+    const found = hashed.find(
+      (asset) => path.basename(asset.path).startsWith(`${stem}-`) && path.extname(asset.path) === path.extname(name),
+    );
     if (!found) throw new Error(`index.html asks for ${name}, which was not built`);
     return found.path;
   };
@@ -66,7 +72,12 @@ export async function buildAssets() {
   const index = { path: '/index.html', bytes: Buffer.from(html) };
 
   return [index, ...hashed]
-    .map((asset) => ({ ...asset, type: TYPES[path.extname(asset.path)], immutable: asset !== index, etag: digest(asset.bytes).slice(0, 16) }))
+    .map((asset) => ({
+      ...asset,
+      type: TYPES[path.extname(asset.path)],
+      immutable: asset !== index,
+      etag: digest(asset.bytes).slice(0, 16),
+    }))
     .sort((a, b) => (a.path < b.path ? -1 : 1));
 }
 
@@ -113,9 +124,18 @@ function cSource(assets) {
   assets.forEach((asset, i) => {
     const gzip = compress(asset.bytes);
     parts.push(`static const unsigned char page_${i}[] =\n${literal(gzip)};`);
-    rows.push(`    {"${asset.path}", "${asset.type}", "${asset.etag}", page_${i}, ${gzip.length}, ${asset.bytes.length}, ${asset.immutable}},`);
+    rows.push(
+      `    {"${asset.path}", "${asset.type}", "${asset.etag}", page_${i}, ${gzip.length}, ${asset.bytes.length}, ${asset.immutable}},`,
+    );
   });
-  parts.push('', 'const struct dd_page dd_pages[] = {', ...rows, '};', 'const size_t dd_pages_count = sizeof(dd_pages) / sizeof(dd_pages[0]);', '');
+  parts.push(
+    '',
+    'const struct dd_page dd_pages[] = {',
+    ...rows,
+    '};',
+    'const size_t dd_pages_count = sizeof(dd_pages) / sizeof(dd_pages[0]);',
+    '',
+  );
   return parts.join('\n');
 }
 
@@ -128,5 +148,9 @@ if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) 
   const assets = await buildAssets();
   mkdirSync(path.dirname(path.resolve(output)), { recursive: true });
   writeFileSync(output, cSource(assets));
-  if (process.env.V === '1') for (const asset of assets) console.log(`${String(asset.bytes.length).padStart(8)} ${String(compress(asset.bytes).length).padStart(8)}  ${asset.path}`);
+  if (process.env.V === '1')
+    for (const asset of assets)
+      console.log(
+        `${String(asset.bytes.length).padStart(8)} ${String(compress(asset.bytes).length).padStart(8)}  ${asset.path}`,
+      );
 }

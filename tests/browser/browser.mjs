@@ -17,7 +17,10 @@ function playwright() {
 }
 
 /** Why browser tests are skipped; false when they can run. */
-export const noBrowser = noBinary || (existsSync(executable) ? false : `${executable} is missing`) || (playwright() ? false : 'playwright-core is not installed (npm ci in tests/browser)');
+export const noBrowser =
+  noBinary ||
+  (existsSync(executable) ? false : `${executable} is missing`) ||
+  (playwright() ? false : 'playwright-core is not installed (npm ci in tests/browser)');
 
 export const axeSource = () => require('axe-core').source;
 
@@ -28,11 +31,22 @@ export async function launch() {
   const browser = await playwright().chromium.launch({
     executablePath: executable,
     headless: true,
-    args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', `--disk-cache-dir=${join(profile, 'cache')}`],
+    args: [
+      '--no-sandbox',
+      '--disable-gpu',
+      '--disable-background-networking',
+      '--no-first-run',
+      `--disk-cache-dir=${join(profile, 'cache')}`,
+    ],
   });
   return {
     async context(options = {}) {
-      const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: 'en-US', colorScheme: 'light', ...options });
+      const context = await browser.newContext({
+        viewport: { width: 1280, height: 900 },
+        locale: 'en-US',
+        colorScheme: 'light',
+        ...options,
+      });
       context.setDefaultTimeout(20_000);
       contexts.push(context);
       return context;
@@ -42,7 +56,10 @@ export async function launch() {
       const page = await context.newPage();
       page.faults = [];
       page.requested = [];
-      page.on('console', (message) => message.type() === 'error' && page.faults.push(`${message.text()} ${message.location().url}`));
+      page.on(
+        'console',
+        (message) => message.type() === 'error' && page.faults.push(`${message.text()} ${message.location().url}`),
+      );
       page.on('pageerror', (error) => page.faults.push(error.stack));
       page.on('request', (request) => page.requested.push(request.url()));
       await page.goto(url);

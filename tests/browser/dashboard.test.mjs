@@ -13,23 +13,47 @@ let daemon, browser, teacherId;
 
 /** Real headlines where the shared data is at hand, else made-up ones. */
 function data() {
-  if (!existsSync(join(headlines, 'train.tsv'))) return { train: { text: topics(900), filename: 'train.tsv' }, dev: { text: topics(150, 5), filename: 'dev.tsv' } };
+  if (!existsSync(join(headlines, 'train.tsv')))
+    return { train: { text: topics(900), filename: 'train.tsv' }, dev: { text: topics(150, 5), filename: 'dev.tsv' } };
   const lines = (name, n) => readFileSync(join(headlines, name), 'utf8').split('\n').slice(0, n).join('\n');
-  return { train: { text: lines('train.tsv', 900), filename: 'train.tsv' }, dev: { text: lines('dev.tsv', 150), filename: 'dev.tsv' } };
+  return {
+    train: { text: lines('train.tsv', 900), filename: 'train.tsv' },
+    dev: { text: lines('dev.tsv', 150), filename: 'dev.tsv' },
+  };
 }
 
-const student = (extra = {}) => ({ dataset: 'news', teacher: 'teacher', layers: 1, epochs: 4, batch_size: 16, max_length: 24, ...extra });
+const student = (extra = {}) => ({
+  dataset: 'news',
+  teacher: 'teacher',
+  layers: 1,
+  epochs: 4,
+  batch_size: 16,
+  max_length: 24,
+  ...extra,
+});
 const noFaults = (page) => assert.deepEqual(page.faults, []);
 /** What a chart shows, read from its table twin: [[header, …], [cell, …], …]. */
 const tableOf = (page, index) =>
-  page.locator('.chart-panel').nth(index).locator('.twin table tr').evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+  page
+    .locator('.chart-panel')
+    .nth(index)
+    .locator('.twin table tr')
+    .evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
 
 before(async () => {
   if (skip) return;
   daemon = await Daemon.start({ args: ['--workers', '2', '--threads', '2'] });
   const made = await daemon.upload('news', data());
   assert.equal(made.status, 201, made.text);
-  teacherId = (await daemon.post('/experiments', { ...tinyTeacher, dataset: 'news', name: 'news teacher', save_as: 'teacher', epochs: 3 })).id;
+  teacherId = (
+    await daemon.post('/experiments', {
+      ...tinyTeacher,
+      dataset: 'news',
+      name: 'news teacher',
+      save_as: 'teacher',
+      epochs: 3,
+    })
+  ).id;
   await daemon.waitState(teacherId, 'finished');
   browser = await launch();
 });
@@ -51,7 +75,11 @@ test('a run that trains is drawn as it happens, without a reload', { skip }, asy
   assert.equal(asked('metrics').filter((url) => !url.includes('after=')).length, 1, 'the history is fetched once');
   assert.ok(asked('metrics').length <= 2, 'at most one gap between the history and the first event');
   assert.equal(asked('steps').length, 1);
-  assert.deepEqual(page.requested.filter((url) => !url.startsWith(daemon.url) && !url.startsWith('blob:')), [], 'no request leaves the origin');
+  assert.deepEqual(
+    page.requested.filter((url) => !url.startsWith(daemon.url) && !url.startsWith('blob:')),
+    [],
+    'no request leaves the origin',
+  );
   const { epochs } = await daemon.get(`/experiments/${id}/metrics`);
   assert.deepEqual(shown[0].slice(0, 4), ['epoch', 'macro-F1', 'weighted F1', 'accuracy']);
   for (const [epoch, f1] of shown.slice(1)) {
@@ -81,22 +109,40 @@ test('the report, the slider, wrong predictions, spec, curl and log are those of
   const { id } = await daemon.post('/experiments', student({ name: "it's finished", epochs: 3 }));
   const done = await daemon.waitState(id, 'finished');
   const page = await browser.open(`${daemon.url}/runs/${id}`);
-  const cell = (text) => page.locator('.report tr', { has: page.getByRole('rowheader', { name: text, exact: true }) }).locator('td').nth(2);
+  const cell = (text) =>
+    page
+      .locator('.report tr', { has: page.getByRole('rowheader', { name: text, exact: true }) })
+      .locator('td')
+      .nth(2);
   const digits = (v) => v.toFixed(4).replace(/^0\./, '.');
   const best = await daemon.get(`/experiments/${id}/epochs/best/report`);
-  await page.waitForFunction((want) => document.querySelector('.report')?.textContent.includes(want), digits(best.accuracy));
+  await page.waitForFunction(
+    (want) => document.querySelector('.report')?.textContent.includes(want),
+    digits(best.accuracy),
+  );
   for (const label of best.labels) assert.equal(await cell(label).textContent(), digits(best[label]['f1-score']));
   assert.equal(await page.locator('.confusion tbody td').count(), best.labels.length ** 2);
 
   await page.getByRole('slider', { name: 'Epoch' }).fill('1');
   await page.waitForURL(done.best.epoch === 1 ? /runs\/\d+$/ : /epoch=1/);
   const first = await daemon.get(`/experiments/${id}/epochs/1/report`);
-  await page.waitForFunction((want) => document.querySelector('.report .average')?.textContent.includes(want), digits(first.accuracy));
+  await page.waitForFunction(
+    (want) => document.querySelector('.report .average')?.textContent.includes(want),
+    digits(first.accuracy),
+  );
 
   await page.getByRole('tab', { name: 'Predictions' }).click();
-  const wrong = await daemon.get(`/experiments/${id}/predictions?wrong=1&epoch=${done.best.epoch === 1 ? 'best' : 1}&limit=100`);
-  await page.waitForFunction((n) => document.querySelectorAll('.predictions tbody tr').length === n, wrong.items.length);
-  assert.equal(await page.locator('.predictions tbody tr').first().locator('td').nth(1).textContent(), wrong.items[0].text);
+  const wrong = await daemon.get(
+    `/experiments/${id}/predictions?wrong=1&epoch=${done.best.epoch === 1 ? 'best' : 1}&limit=100`,
+  );
+  await page.waitForFunction(
+    (n) => document.querySelectorAll('.predictions tbody tr').length === n,
+    wrong.items.length,
+  );
+  assert.equal(
+    await page.locator('.predictions tbody tr').first().locator('td').nth(1).textContent(),
+    wrong.items[0].text,
+  );
 
   await page.getByRole('tab', { name: 'Spec and curl' }).click();
   const curl = await page.locator('.code pre').textContent();
@@ -128,7 +174,10 @@ test('the list filters, sorts, selects by keyboard and compares', { skip }, asyn
   // the same link in a second tab shows the same view
   const twin = await browser.open(page.url(), { context: page.context() });
   await twin.locator('.data.wide tbody tr').nth(1).waitFor();
-  assert.equal(await twin.locator('.data.wide').first().textContent(), await page.locator('.data.wide').first().textContent());
+  assert.equal(
+    await twin.locator('.data.wide').first().textContent(),
+    await page.locator('.data.wide').first().textContent(),
+  );
   noFaults(page);
   noFaults(twin);
 });
@@ -158,7 +207,10 @@ test('a new experiment by the form: faults at their fields, then queued', { skip
   assert.equal(run.spec.alpha, 0.3);
   assert.equal(run.spec.epochs, 2);
   await page.locator('.run-state .status.finished').waitFor();
-  assert.deepEqual(page.faults.filter((f) => !f.includes('422')), []);
+  assert.deepEqual(
+    page.faults.filter((f) => !f.includes('422')),
+    [],
+  );
 });
 
 test('a sentence can be tried on a model', { skip }, async () => {
@@ -181,48 +233,86 @@ test('a restart of the daemon in mid-run: a badge meanwhile, one unbroken curve 
     await own.stop('SIGKILL');
     await page.locator('.line-state.lost').waitFor();
     assert.match(await page.locator('.line-state').textContent(), /no connection for/);
-    again = await Daemon.start({ dataDir: own.dataDir, listen: new URL(own.url).host, args: ['--workers', '1', '--threads', '1'] });
+    again = await Daemon.start({
+      dataDir: own.dataDir,
+      listen: new URL(own.url).host,
+      args: ['--workers', '1', '--threads', '1'],
+    });
     await page.locator('.line-state.live').waitFor({ timeout: 30_000 });
     const before_ = (await tableOf(page, 1)).length;
     await waitFor(async () => (await tableOf(page, 1)).length >= before_ + 2, 60_000, 'epochs after the restart');
     const epochs = (await tableOf(page, 1)).slice(1).map((row) => Number(row[0]));
-    assert.deepEqual(epochs, Array.from({ length: epochs.length }, (_, i) => i + 1), 'every epoch once, in order');
-    } finally {
+    assert.deepEqual(
+      epochs,
+      Array.from({ length: epochs.length }, (_, i) => i + 1),
+      'every epoch once, in order',
+    );
+  } finally {
     await again?.discard();
     await own.discard();
   }
 });
 
-test('every page, in both languages and themes, wide and narrow: no fault and nothing that axe finds', { skip }, async () => {
-  const paths = ['/', `/runs/${teacherId}`, `/runs/${teacherId}?tab=predictions`, `/runs/${teacherId}?tab=spec`, `/runs/${teacherId}?tab=log`, `/compare?ids=${teacherId},${teacherId + 1}`, '/datasets', '/datasets/news', '/models', '/models/teacher', '/new?dataset=news&teacher=teacher', '/system'];
-  const looks = [
-    { colorScheme: 'light', locale: 'en-US' },
-    { colorScheme: 'dark', locale: 'zh-CN', viewport: { width: 390, height: 844 } },
-  ];
-  const found = [];
-  for (const look of looks) {
-    const context = await browser.context({ ...look, bypassCSP: true }); // axe is put in by script
-    for (const path of paths) {
-      const page = await browser.open(daemon.url + path, { context });
-      await page.waitForSelector('.page');
-      await page.waitForTimeout(900);
-      await page.addScriptTag({ content: axeSource() });
-      const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
-      for (const v of violations) found.push(`${look.locale} ${path}: ${v.id} ${v.nodes.slice(0, 3).map((n) => `${n.target} ${n.failureSummary}`).join(' | ')}`);
-      for (const fault of page.faults) found.push(`${look.locale} ${path}: ${fault}`);
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      if (wide > 0) found.push(`${look.locale} ${path}: ${wide} px wider than the window`);
-      await page.close();
+test(
+  'every page, in both languages and themes, wide and narrow: no fault and nothing that axe finds',
+  { skip },
+  async () => {
+    const paths = [
+      '/',
+      `/runs/${teacherId}`,
+      `/runs/${teacherId}?tab=predictions`,
+      `/runs/${teacherId}?tab=spec`,
+      `/runs/${teacherId}?tab=log`,
+      `/compare?ids=${teacherId},${teacherId + 1}`,
+      '/datasets',
+      '/datasets/news',
+      '/models',
+      '/models/teacher',
+      '/new?dataset=news&teacher=teacher',
+      '/system',
+    ];
+    const looks = [
+      { colorScheme: 'light', locale: 'en-US' },
+      { colorScheme: 'dark', locale: 'zh-CN', viewport: { width: 390, height: 844 } },
+    ];
+    const found = [];
+    for (const look of looks) {
+      const context = await browser.context({ ...look, bypassCSP: true }); // axe is put in by script
+      for (const path of paths) {
+        const page = await browser.open(daemon.url + path, { context });
+        await page.waitForSelector('.page');
+        await page.waitForTimeout(900);
+        await page.addScriptTag({ content: axeSource() });
+        const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+        for (const v of violations)
+          found.push(
+            `${look.locale} ${path}: ${v.id} ${v.nodes
+              .slice(0, 3)
+              .map((n) => `${n.target} ${n.failureSummary}`)
+              .join(' | ')}`,
+          );
+        for (const fault of page.faults) found.push(`${look.locale} ${path}: ${fault}`);
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        if (wide > 0) found.push(`${look.locale} ${path}: ${wide} px wider than the window`);
+        await page.close();
+      }
     }
-  }
-  assert.deepEqual(found, []);
-});
+    assert.deepEqual(found, []);
+  },
+);
 
-test('the first paint does not wait for the chart library, and the policy forbids inline script', { skip }, async () => {
-  const page = await browser.open(`${daemon.url}/`);
-  await page.locator('tbody tr[data-id]').first().waitFor();
-  assert.deepEqual(page.requested.filter((url) => url.includes('/assets/chart-')), []);
-  const policy = (await fetch(`${daemon.url}/`)).headers.get('content-security-policy');
-  assert.match(policy, /script-src 'self'/);
-  assert.doesNotMatch(policy, /unsafe/);
-});
+test(
+  'the first paint does not wait for the chart library, and the policy forbids inline script',
+  { skip },
+  async () => {
+    const page = await browser.open(`${daemon.url}/`);
+    await page.locator('tbody tr[data-id]').first().waitFor();
+    assert.deepEqual(
+      page.requested.filter((url) => url.includes('/assets/chart-')),
+      [],
+    );
+    const policy = (await fetch(`${daemon.url}/`)).headers.get('content-security-policy');
+    assert.match(policy, /script-src 'self'/);
+    assert.doesNotMatch(policy, /unsafe/);
+  },
+);

@@ -7,8 +7,14 @@ import { test } from 'node:test';
 
 const src = fileURLToPath(new URL('../../web/src/', import.meta.url));
 const load = (name) => import(`../../web/src/${name}`);
-const sources = [...readdirSync(src), ...readdirSync(join(src, 'pages')).map((f) => `pages/${f}`)].filter((f) => f.endsWith('.js'));
-const placeholders = (text) => [...text.matchAll(/\{(\w+)\}/g)].map((m) => m[1]).sort().join();
+const sources = [...readdirSync(src), ...readdirSync(join(src, 'pages')).map((f) => `pages/${f}`)].filter((f) =>
+  f.endsWith('.js'),
+);
+const placeholders = (text) =>
+  [...text.matchAll(/\{(\w+)\}/g)]
+    .map((m) => m[1])
+    .sort()
+    .join();
 
 test('the dictionaries have the same keys, with the same placeholders, none empty', async () => {
   const { default: en } = await load('i18n/en.js');
@@ -24,9 +30,12 @@ test('every key that the pages use is in the dictionaries, and every key there i
   const { default: en } = await load('i18n/en.js');
   const text = sources.map((file) => readFileSync(join(src, file), 'utf8')).join('\n');
   const literal = new Set([...text.matchAll(/'([a-z]+\.[^'\s]*)'/g)].map((m) => m[1]));
-  const prefixes = [...text.matchAll(/(?:\bt|known|hasText)\(`([a-z0-9_]+\.[a-z0-9_]*)\$\{/g)].map((m) => m[1]).concat('problem.');
+  const prefixes = [...text.matchAll(/(?:\bt|known|hasText)\(`([a-z0-9_]+\.[a-z0-9_]*)\$\{/g)]
+    .map((m) => m[1])
+    .concat('problem.');
   for (const [, key] of text.matchAll(/\bt\('([^']+)'/g)) assert.ok(key in en, `t('${key}') is in no dictionary`);
-  for (const key of Object.keys(en)) assert.ok(literal.has(key) || prefixes.some((p) => key.startsWith(p)), `${key} is used nowhere`);
+  for (const key of Object.keys(en))
+    assert.ok(literal.has(key) || prefixes.some((p) => key.startsWith(p)), `${key} is used nowhere`);
 });
 
 test('smoothing keeps a constant, keeps gaps, starts unbiased, and does not depend on the sampling', async () => {
@@ -41,10 +50,17 @@ test('smoothing keeps a constant, keeps gaps, starts unbiased, and does not depe
   // the same sine, sampled at every 1 and at every 4: the smoothed curves agree where both have a point
   const curve = (step) => {
     const x = Array.from({ length: 2000 / step + 1 }, (_, i) => i * step);
-    return new Map(smooth(x, x.map((v) => Math.sin(v / 200)), 100).map((v, i) => [x[i], v]));
+    return new Map(
+      smooth(
+        x,
+        x.map((v) => Math.sin(v / 200)),
+        100,
+      ).map((v, i) => [x[i], v]),
+    );
   };
   const [dense, sparse] = [curve(1), curve(4)];
-  for (const [x, v] of sparse) if (x > 400) assert.ok(Math.abs(v - dense.get(x)) < 0.02, `at ${x}: ${v} and ${dense.get(x)}`);
+  for (const [x, v] of sparse)
+    if (x > 400) assert.ok(Math.abs(v - dense.get(x)) < 0.02, `at ${x}: ${v} and ${dense.get(x)}`);
 });
 
 test('thinning keeps the ends, the extremes and the gaps, in order and within the limit', async () => {
@@ -56,14 +72,23 @@ test('thinning keeps the ends, the extremes and the gaps, in order and within th
   const kept = thin(y, 1500);
   assert.ok(kept.length <= 1500);
   for (const i of [0, 9999, 1234, 4321, 7777]) assert.ok(kept.includes(i), `${i} is gone`);
-  assert.deepEqual(kept, [...kept].sort((a, b) => a - b));
+  assert.deepEqual(
+    kept,
+    [...kept].sort((a, b) => a - b),
+  );
   assert.deepEqual(thin([1, 2, 3], 10), [0, 1, 2]);
 });
 
 test('columns are ordered by their key, replace what is known, and fill what is missing with null', async () => {
   const { Columns } = await load('columns.js');
   const rows = new Columns('epoch');
-  for (const row of [{ epoch: 1, a: 1 }, { epoch: 3, a: 3 }, { epoch: 2, a: 2, b: 7 }, { epoch: 3, a: 4 }]) rows.add(row);
+  for (const row of [
+    { epoch: 1, a: 1 },
+    { epoch: 3, a: 3 },
+    { epoch: 2, a: 2, b: 7 },
+    { epoch: 3, a: 4 },
+  ])
+    rows.add(row);
   assert.deepEqual(rows.column('epoch'), [1, 2, 3]);
   assert.deepEqual(rows.column('a'), [1, 2, 4]);
   assert.deepEqual(rows.column('b'), [null, 7, null]);
@@ -72,7 +97,8 @@ test('columns are ordered by their key, replace what is known, and fill what is 
 
 test('events are read from any chunking, comments and unknown fields are passed over', async () => {
   const { parser } = await load('sse.js');
-  const stream = ': hello\nretry: 100\n\nid: a-1\nevent: step\ndata: {"x":\ndata: 1}\n\nid: a-2\nevent: reset\n\ndata:last\n\n';
+  const stream =
+    ': hello\nretry: 100\n\nid: a-1\nevent: step\ndata: {"x":\ndata: 1}\n\nid: a-2\nevent: reset\n\ndata:last\n\n';
   for (const size of [1, 2, 3, 7, stream.length]) {
     const events = [];
     const feed = parser((...event) => events.push(event));
@@ -90,7 +116,10 @@ test('the colours of runs keep 3:1 with the paper in both themes, and neighbours
   globalThis.matchMedia ??= () => ({ matches: false, addEventListener() {} });
   const { runColour } = await load('colour.js');
   const channels = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
-  const luminance = (hex) => channels(hex).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const luminance = (hex) =>
+    channels(hex)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const contrast = (a, b) => {
     const [high, low] = [luminance(a), luminance(b)].sort((x, y) => y - x);
     return (high + 0.05) / (low + 0.05);

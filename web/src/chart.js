@@ -2,15 +2,15 @@
 // it. Takes plain models (see drawLines) and knows nothing of runs. Canvas renderer; tooltips are DOM built here, never
 // markup, so the Content-Security-Policy holds.
 import { init, use, connect } from 'echarts/core';
-import { LineChart, ScatterChart, HeatmapChart, ParallelChart } from 'echarts/charts';
+import { LineChart, ScatterChart, ParallelChart } from 'echarts/charts';
 import {
   DatasetComponent,
   GridComponent,
   MarkLineComponent,
   ParallelComponent,
   TooltipComponent,
-  VisualMapContinuousComponent,
 } from 'echarts/components';
+import { LabelLayout } from 'echarts/features';
 import { CanvasRenderer } from 'echarts/renderers';
 import { h } from './dom.js';
 import { onTheme, token } from './theme.js';
@@ -18,14 +18,13 @@ import { onTheme, token } from './theme.js';
 use([
   LineChart,
   ScatterChart,
-  HeatmapChart,
   ParallelChart,
   DatasetComponent,
   GridComponent,
   MarkLineComponent,
   ParallelComponent,
   TooltipComponent,
-  VisualMapContinuousComponent,
+  LabelLayout,
   CanvasRenderer,
 ]);
 
@@ -46,7 +45,13 @@ function axis(spec, colours, vertical) {
     name: spec.name,
     nameLocation: 'end',
     nameGap: vertical ? 8 : 6,
-    nameTextStyle: { ...text, color: colours['ink-3'], align: vertical ? 'left' : 'right', verticalAlign: vertical ? 'bottom' : 'top', padding: vertical ? [0, 0, 0, -34] : [22, 0, 0, 0] },
+    nameTextStyle: {
+      ...text,
+      color: colours['ink-3'],
+      align: vertical ? 'left' : 'right',
+      verticalAlign: vertical ? 'bottom' : 'top',
+      padding: vertical ? [0, 0, 0, -34] : [22, 0, 0, 0],
+    },
     min: spec.min ?? (vertical ? undefined : 'dataMin'),
     max: spec.max ?? (vertical ? undefined : 'dataMax'),
     scale: true,
@@ -54,7 +59,13 @@ function axis(spec, colours, vertical) {
     splitNumber: vertical ? 5 : 6,
     axisLine: { show: !vertical, onZero: false, lineStyle: { color: colours['rule-2'] } },
     axisTick: { show: !vertical, lineStyle: { color: colours['rule-2'] } },
-    axisLabel: { ...text, hideOverlap: true, showMinLabel: ends, showMaxLabel: ends, formatter: spec.type === 'time' ? undefined : (spec.tick ?? spec.format) },
+    axisLabel: {
+      ...text,
+      hideOverlap: true,
+      showMinLabel: ends,
+      showMaxLabel: ends,
+      formatter: spec.type === 'time' ? undefined : (spec.tick ?? spec.format),
+    },
     splitLine: { show: vertical, lineStyle: { color: colours.rule } },
     axisPointer: { label: { show: false } },
   };
@@ -151,16 +162,26 @@ function lineOption(model) {
     silent: s.faint === true,
     z: s.faint ? 2 : 3,
     itemStyle: { color: s.colour },
-    lineStyle: { color: s.colour, width: s.width ?? 1.5, type: s.dash ?? 'solid', opacity: s.faint ? 0.28 : 1, join: 'round' },
+    lineStyle: {
+      color: s.colour,
+      width: s.width ?? 1.5,
+      type: s.dash ?? 'solid',
+      opacity: s.faint ? 0.28 : 1,
+      join: 'round',
+    },
     emphasis: { disabled: true },
-    endLabel: s.end && !s.faint ? { show: true, formatter: s.end, ...font(), fontSize: 10.5, color: s.colour, distance: 4 } : undefined,
+    labelLayout: { moveOverlap: 'shiftY' },
+    endLabel:
+      s.end && !s.faint
+        ? { show: true, formatter: s.end, ...font(), fontSize: 10.5, color: s.colour, distance: 4 }
+        : undefined,
   }));
   const label = { ...font(), fontSize: 10.5, distance: 3 };
   const lines = verticals({ ...model, series: shown }, colours);
   for (const ref of model.refs ?? [])
     lines.push({
       yAxis: ref.y,
-      label: { formatter: `${ref.name} ${model.y.format(ref.y)}`, position: 'insideStartTop', color: ref.colour },
+      label: { show: false }, // its legend entry says what it is
       lineStyle: { color: ref.colour, type: [6, 4], width: 1.2 },
     });
   if (lines.length && series.length)
@@ -169,7 +190,13 @@ function lineOption(model) {
       type: 'line',
       data: [],
       silent: true,
-      markLine: { symbol: 'none', silent: true, animation: false, label: { ...label, position: 'insideEndTop' }, data: lines },
+      markLine: {
+        symbol: 'none',
+        silent: true,
+        animation: false,
+        label: { ...label, position: 'insideEndTop' },
+        data: lines,
+      },
     });
   if (model.refs?.length && shown[0]?.x.length)
     series.push({
@@ -191,7 +218,15 @@ function lineOption(model) {
       z: 5,
       tooltip: { show: false },
       itemStyle: { color: colours.panel, borderColor: point.colour, borderWidth: 2 },
-      label: { show: true, formatter: point.name, position: point.below ? 'bottom' : 'top', ...font(), color: colours.ink, textBorderColor: colours.panel, textBorderWidth: 3 },
+      label: {
+        show: true,
+        formatter: point.name,
+        position: point.below ? 'bottom' : 'top',
+        ...font(),
+        color: colours.ink,
+        textBorderColor: colours.panel,
+        textBorderWidth: 3,
+      },
     });
   return {
     animation: false,
@@ -220,7 +255,16 @@ function scatterOption(model) {
       trigger: 'item',
       ...tooltipStyle(colours),
       formatter: (hit) =>
-        h('div', { class: 'readout' }, hit.seriesName, h('div', { class: 'num' }, `${model.x.name} ${model.x.format(hit.value[0])} · ${model.y.name} ${model.y.format(hit.value[1])}`)),
+        h(
+          'div',
+          { class: 'readout' },
+          hit.seriesName,
+          h(
+            'div',
+            { class: 'num' },
+            `${model.x.name} ${model.x.format(hit.value[0])} · ${model.y.name} ${model.y.format(hit.value[1])}`,
+          ),
+        ),
     },
     xAxis: { ...axis(model.x, colours, false), min: undefined, max: undefined },
     yAxis: axis(model.y, colours, true),
@@ -284,7 +328,11 @@ export function createChart(element, { group = null, onZoom = null } = {}) {
 
   function draw(next) {
     model = next;
-    chart.setOption(options[model.kind ?? 'lines'](model), { notMerge: false, replaceMerge: ['series', 'dataset'], lazyUpdate: true });
+    chart.setOption(options[model.kind ?? 'lines'](model), {
+      notMerge: false,
+      replaceMerge: ['series', 'dataset'],
+      lazyUpdate: true,
+    });
   }
   const offTheme = onTheme(() => model && draw(model));
   if (onZoom) dragZoom(chart, element, onZoom);

@@ -13,12 +13,22 @@ const TABLE_ROWS = 2000;
  * Answers {element, ask, now, stop}: ask() redraws within a second, now() at once.
  */
 export function chartPanel(options) {
-  const canvas = h('div', { class: 'chart', tabindex: '0', role: 'img', 'aria-label': options.title, onkeydown: onKey });
+  const canvas = h('div', {
+    class: 'chart',
+    tabindex: '0',
+    role: 'img',
+    'aria-label': options.title,
+    onkeydown: onKey,
+  });
   const spoken = h('span', { class: 'sr', 'aria-live': 'polite' });
   const summary = h('p', { class: 'chart-summary' });
   const legend = h('div', { class: 'legend' });
   const twin = h('div', { class: 'twin', tabindex: '0', role: 'region', 'aria-label': options.title, hidden: true });
-  const tableButton = h('button', { type: 'button', class: 'quiet', 'aria-pressed': 'false', onclick: toggleTable }, t('chart.table'));
+  const tableButton = h(
+    'button',
+    { type: 'button', class: 'quiet', 'aria-pressed': 'false', onclick: toggleTable },
+    t('chart.table'),
+  );
   const element = h(
     'figure',
     { class: `panel chart-panel${options.tall ? ' tall' : ''}` },
@@ -81,7 +91,8 @@ export function chartPanel(options) {
   let legendKey = '';
   function drawLegend(model) {
     const entries = model.series.filter((s) => !s.faint);
-    const key = JSON.stringify(entries.map((s) => [s.id, s.name, s.colour, s.hidden]));
+    const refs = model.refs ?? [];
+    const key = JSON.stringify([entries.map((s) => [s.id, s.name, s.colour, s.hidden]), refs]);
     if (key === legendKey) return;
     legendKey = key;
     const focused = legend.contains(document.activeElement) ? document.activeElement.dataset.id : null;
@@ -99,6 +110,14 @@ export function chartPanel(options) {
           },
           swatch(s),
           s.name,
+        ),
+      ),
+      refs.map((ref) =>
+        h(
+          'span',
+          { class: 'legend-entry' },
+          swatch({ colour: ref.colour, dash: [6, 4] }),
+          `${ref.name} ${model.y.format(ref.y)}`,
         ),
       ),
     );
@@ -162,7 +181,10 @@ function grid(model) {
   const shown = model.series.filter((s) => !s.hidden && !s.faint);
   const xs = [...new Set(shown.flatMap((s) => s.x))].sort((a, b) => a - b);
   const maps = shown.map((s) => new Map(s.x.map((x, i) => [x, (s.raw ?? s.y)[i]])));
-  return { head: [model.x.name, ...shown.map((s) => s.name)], rows: xs.map((x) => [x, ...maps.map((m) => m.get(x) ?? null)]) };
+  return {
+    head: [model.x.name, ...shown.map((s) => s.name)],
+    rows: xs.map((x) => [x, ...maps.map((m) => m.get(x) ?? null)]),
+  };
 }
 
 function tableOf(model) {
@@ -172,11 +194,25 @@ function tableOf(model) {
   return h(
     'table',
     { class: 'data' },
-    h('thead', {}, h('tr', {}, head.map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)))),
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        head.map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)),
+      ),
+    ),
     h(
       'tbody',
       {},
-      rows.slice(-TABLE_ROWS).map((row) => h('tr', {}, row.map((v, i) => h('td', { class: i ? 'num' : '' }, format(v, i))))),
+      rows.slice(-TABLE_ROWS).map((row) =>
+        h(
+          'tr',
+          {},
+          row.map((v, i) => h('td', { class: i ? 'num' : '' }, format(v, i))),
+        ),
+      ),
     ),
   );
 }

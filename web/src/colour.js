@@ -4,7 +4,16 @@
 import { isDark } from './theme.js';
 
 export const DASHES = ['solid', [7, 3], [2, 3], [9, 3, 2, 3]];
-export const SYMBOLS = ['circle', 'rect', 'triangle', 'diamond', 'emptyCircle', 'emptyRect', 'emptyTriangle', 'emptyDiamond'];
+export const SYMBOLS = [
+  'circle',
+  'rect',
+  'triangle',
+  'diamond',
+  'emptyCircle',
+  'emptyRect',
+  'emptyTriangle',
+  'emptyDiamond',
+];
 
 /** OKLCH to "#rrggbb", clamped to sRGB. (Ottosson, "A perceptual color space for image processing", 2020.) */
 export function oklch(lightness, chroma, hueDegrees) {
@@ -21,7 +30,9 @@ export function oklch(lightness, chroma, hueDegrees) {
   const hex = linear.map((v) => {
     const clamped = Math.min(1, Math.max(0, v));
     const encoded = clamped <= 0.0031308 ? 12.92 * clamped : 1.055 * clamped ** (1 / 2.4) - 0.055;
-    return Math.round(255 * encoded).toString(16).padStart(2, '0');
+    return Math.round(255 * encoded)
+      .toString(16)
+      .padStart(2, '0');
   });
   return `#${hex.join('')}`;
 }

@@ -29,7 +29,11 @@ export function number(v) {
   if (!Number.isFinite(v)) return v > 0 ? '∞' : '\u2212∞';
   if (v === 0) return '0';
   const size = Math.abs(v);
-  if (size >= 1e6 || size < 1e-3) return v.toExponential(2).replace('e+', 'e').replace(/\.?0+e/, 'e');
+  if (size >= 1e6 || size < 1e-3)
+    return v
+      .toExponential(2)
+      .replace('e+', 'e')
+      .replace(/\.?0+e/, 'e');
   if (Number.isInteger(v)) return String(v);
   return String(Number(v.toPrecision(4)));
 }

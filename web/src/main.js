@@ -16,7 +16,14 @@ import * as modelsPage from './pages/models.js';
 import * as newPage from './pages/new.js';
 import * as systemPage from './pages/system.js';
 
-const pages = { runs: runsPage, compare: comparePage, datasets: datasetsPage, models: modelsPage, new: newPage, system: systemPage };
+const pages = {
+  runs: runsPage,
+  compare: comparePage,
+  datasets: datasetsPage,
+  models: modelsPage,
+  new: newPage,
+  system: systemPage,
+};
 const NAV = ['runs', 'compare', 'datasets', 'models', 'new', 'system'];
 const LOST_GRACE_MS = 1500; // a reconnect shorter than this is not worth a badge
 
@@ -34,13 +41,35 @@ function drawHeader() {
   fill(
     header,
     h('a', { class: 'brand', href: '/runs' }, 'distilld'),
-    h('nav', { 'aria-label': t('nav.main') }, NAV.map((key) => h('a', { href: `/${key}`, 'aria-current': parts[0] === key ? 'page' : null }, t(`nav.${key}`)))),
+    h(
+      'nav',
+      { 'aria-label': t('nav.main') },
+      NAV.map((key) => h('a', { href: `/${key}`, 'aria-current': parts[0] === key ? 'page' : null }, t(`nav.${key}`))),
+    ),
     h('span', { class: 'spring' }),
     queueText,
     badge,
-    h('button', { type: 'button', class: 'quiet', lang: t('language.other_tag'), onclick: changeLanguage }, t('language.other')),
-    h('button', { type: 'button', class: 'quiet theme', title: t('theme.label', { theme: t(`theme.${themeChoice()}`) }), 'aria-label': t('theme.label', { theme: t(`theme.${themeChoice()}`) }), onclick: changeTheme }, { system: '◐', light: '○', dark: '●' }[themeChoice()]),
-    h('button', { type: 'button', class: 'quiet', 'aria-label': t('help.title'), title: t('help.title'), onclick: showHelp }, '?'),
+    h(
+      'button',
+      { type: 'button', class: 'quiet', lang: t('language.other_tag'), onclick: changeLanguage },
+      t('language.other'),
+    ),
+    h(
+      'button',
+      {
+        type: 'button',
+        class: 'quiet theme',
+        title: t('theme.label', { theme: t(`theme.${themeChoice()}`) }),
+        'aria-label': t('theme.label', { theme: t(`theme.${themeChoice()}`) }),
+        onclick: changeTheme,
+      },
+      { system: '◐', light: '○', dark: '●' }[themeChoice()],
+    ),
+    h(
+      'button',
+      { type: 'button', class: 'quiet', 'aria-label': t('help.title'), title: t('help.title'), onclick: showHelp },
+      '?',
+    ),
   );
   drawBadge();
 }
@@ -64,7 +93,14 @@ function drawBadge() {
   const away = Date.now() - since;
   const lost = state === 'lost' && away > LOST_GRACE_MS;
   badge.className = `line-state ${lost || state === 'refused' ? 'lost' : state === 'live' ? 'live' : 'connecting'}`;
-  const text = state === 'refused' ? t('line.refused') : lost ? t('line.lost', { time: duration(Math.round(away / 1000)) }) : state === 'live' ? t('line.live') : t('line.connecting');
+  const text =
+    state === 'refused'
+      ? t('line.refused')
+      : lost
+        ? t('line.lost', { time: duration(Math.round(away / 1000)) })
+        : state === 'live'
+          ? t('line.live')
+          : t('line.connecting');
   fill(badge, h('span', { class: 'dot', 'aria-hidden': 'true' }), h('span', { class: 'line-text' }, text));
   badge.title = t('line.retry');
   setText(badgeText, lost ? t('line.lost_short') : '');
@@ -85,7 +121,15 @@ const drawQueue = debounce(async () => {
 const HELP = ['/', 'j', 'k', 'x', 'c', 'Enter', 'l', 's', '[', ']', 'g', '?'];
 function showHelp() {
   dialog(t('help.title'), () => [
-    h('table', { class: 'data keys' }, h('tbody', {}, HELP.map((key) => h('tr', {}, h('th', { scope: 'row' }, h('kbd', {}, key)), h('td', {}, t(`key.${key}`)))))),
+    h(
+      'table',
+      { class: 'data keys' },
+      h(
+        'tbody',
+        {},
+        HELP.map((key) => h('tr', {}, h('th', { scope: 'row' }, h('kbd', {}, key)), h('td', {}, t(`key.${key}`)))),
+      ),
+    ),
     h('p', { class: 'faint' }, t('help.charts')),
   ]);
 }
@@ -119,7 +163,15 @@ function navigate() {
     current = null;
     const module = now.parts[0] === 'runs' && now.parts[1] ? runPage : pages[now.parts[0]];
     if (!module) {
-      fill(root, h('div', { class: 'page' }, h('h1', {}, t('page.unknown')), h('a', { class: 'button', href: '/runs' }, t('nav.runs'))));
+      fill(
+        root,
+        h(
+          'div',
+          { class: 'page' },
+          h('h1', {}, t('page.unknown')),
+          h('a', { class: 'button', href: '/runs' }, t('nav.runs')),
+        ),
+      );
       return;
     }
     scrollTo(0, 0);
@@ -137,7 +189,13 @@ async function askToken() {
       event.preventDefault();
       close(input.value.trim());
     };
-    return h('form', { class: 'fields', onsubmit: submit }, h('p', {}, t('token.text')), input, h('div', { class: 'dialog-foot' }, h('button', { type: 'submit', class: 'primary' }, t('action.save'))));
+    return h(
+      'form',
+      { class: 'fields', onsubmit: submit },
+      h('p', {}, t('token.text')),
+      input,
+      h('div', { class: 'dialog-foot' }, h('button', { type: 'submit', class: 'primary' }, t('action.save'))),
+    );
   });
   if (!token) return;
   setToken(token);

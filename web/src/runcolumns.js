@@ -10,7 +10,8 @@ import { metricsOf } from './store.js';
 const SPARK_WIDTH = 64;
 const SPARK_HEIGHT = 16;
 
-export const optimizerName = (spec) => (typeof spec.optimizer === 'string' ? spec.optimizer : (spec.optimizer?.type ?? ''));
+export const optimizerName = (spec) =>
+  typeof spec.optimizer === 'string' ? spec.optimizer : (spec.optimizer?.type ?? '');
 export const learningRate = (spec) => spec.optimizer?.lr ?? null;
 
 /** "milk-teacher → 3 × 768", or only the shape where there is no teacher. */
@@ -45,7 +46,12 @@ export function sparkline(id) {
   host.append(
     svg(
       'svg',
-      { viewBox: `0 0 ${SPARK_WIDTH} ${SPARK_HEIGHT}`, width: SPARK_WIDTH, height: SPARK_HEIGHT, 'aria-hidden': 'true' },
+      {
+        viewBox: `0 0 ${SPARK_WIDTH} ${SPARK_HEIGHT}`,
+        width: SPARK_WIDTH,
+        height: SPARK_HEIGHT,
+        'aria-hidden': 'true',
+      },
       svg('path', { d, fill: 'none', stroke: runColour(id), 'stroke-width': '1.25', 'stroke-linejoin': 'round' }),
       svg('circle', { cx: px(best), cy: py(high), r: '1.9', fill: runColour(id) }),
     ),
@@ -74,7 +80,11 @@ export const COLUMNS = {
     phone: true,
     cell: (r) => [
       h('i', { class: 'chip', vars: { '--c': runColour(r.id) }, 'aria-hidden': 'true' }),
-      h('a', { href: href(['runs', String(r.id)]), class: 'run-name', title: r.name || `#${r.id}` }, r.name || `#${r.id}`),
+      h(
+        'a',
+        { href: href(['runs', String(r.id)]), class: 'run-name', title: r.name || `#${r.id}` },
+        r.name || `#${r.id}`,
+      ),
       h('span', { class: 'id' }, `#${r.id}`),
     ],
   },
@@ -96,11 +106,38 @@ export const COLUMNS = {
   retention: { num: true, cell: (r) => percent(r.retention?.macro_f1) },
   progress: { phone: true, cell: progressCell },
   eta: { num: true, phone: true, cell: timeLeft },
-  speed: { num: true, cell: (r) => (r.status === 'running' && r.progress?.tokens_per_second ? count(Math.round(r.progress.tokens_per_second)) : NONE) },
+  speed: {
+    num: true,
+    cell: (r) =>
+      r.status === 'running' && r.progress?.tokens_per_second ? count(Math.round(r.progress.tokens_per_second)) : NONE,
+  },
   size: { sort: 'model_bytes', num: true, cell: (r) => bytes(r.model?.bytes) },
-  tags: { cell: (r) => (r.spec.tags ?? r.tags ?? []).map((tag) => h('a', { class: 'tag', href: href(['runs'], { tag }) }, tag)) },
+  tags: {
+    cell: (r) =>
+      (r.spec.tags ?? r.tags ?? []).map((tag) => h('a', { class: 'tag', href: href(['runs'], { tag }) }, tag)),
+  },
   priority: { sort: 'priority', num: true, cell: (r) => String(r.priority ?? r.spec.priority ?? 0) },
-  started: { sort: 'started_at', num: true, cell: (r) => h('time', { title: fullTime(r.started_at), datetime: r.started_at ?? '' }, shortTime(r.started_at)) },
+  started: {
+    sort: 'started_at',
+    num: true,
+    cell: (r) => h('time', { title: fullTime(r.started_at), datetime: r.started_at ?? '' }, shortTime(r.started_at)),
+  },
 };
 
-export const DEFAULT_COLUMNS = ['status', 'name', 'task', 'dataset', 'shape', 'optimizer', 'T', 'alpha', 'best_f1', 'retention', 'progress', 'eta', 'size', 'tags', 'started'];
+export const DEFAULT_COLUMNS = [
+  'status',
+  'name',
+  'task',
+  'dataset',
+  'shape',
+  'optimizer',
+  'T',
+  'alpha',
+  'best_f1',
+  'retention',
+  'progress',
+  'eta',
+  'size',
+  'tags',
+  'started',
+];

@@ -63,8 +63,7 @@ export async function loadRun(id) {
 export async function loadRuns(search, signal) {
   const before = new Map(touched);
   const page = await get(`experiments${search}`, { signal });
-  for (const resource of page.items)
-    if (touched.get(resource.id) === before.get(resource.id)) keep(resource);
+  for (const resource of page.items) if (touched.get(resource.id) === before.get(resource.id)) keep(resource);
   return { ids: page.items.map((r) => r.id), next: page.next_cursor, total: page.total ?? null };
 }
 
@@ -192,7 +191,10 @@ function catchUp() {
     loadSteps(id, rows.length ? rows.last + 1 : 1, Number.MAX_SAFE_INTEGER)
       .then((more) => {
         const names = Object.keys(more.columns);
-        addSteps(id, more.columns.step.map((_, i) => Object.fromEntries(names.map((n) => [n, more.columns[n][i]]))));
+        addSteps(
+          id,
+          more.columns.step.map((_, i) => Object.fromEntries(names.map((n) => [n, more.columns[n][i]]))),
+        );
       })
       .catch(() => {});
   }

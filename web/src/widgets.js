@@ -7,7 +7,12 @@ import { runColour } from './colour.js';
 const STATUS_SIGNS = { queued: '○', running: '●', paused: '‖', finished: '✓', failed: '✕', cancelled: '⊘' };
 
 export function statusMark(status) {
-  return h('span', { class: `status ${status}` }, h('span', { class: 'sign', 'aria-hidden': 'true' }, STATUS_SIGNS[status] ?? '·'), t(`status.${status}`));
+  return h(
+    'span',
+    { class: `status ${status}` },
+    h('span', { class: 'sign', 'aria-hidden': 'true' }, STATUS_SIGNS[status] ?? '·'),
+    t(`status.${status}`),
+  );
 }
 
 export const chip = (id) => h('i', { class: 'chip', vars: { '--c': runColour(id) }, 'aria-hidden': 'true' });
@@ -16,7 +21,14 @@ export function progressBar(fraction, label) {
   const percent = Math.round(100 * Math.min(1, Math.max(0, fraction)));
   return h(
     'span',
-    { class: 'bar', role: 'progressbar', 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-valuenow': String(percent), 'aria-label': label },
+    {
+      class: 'bar',
+      role: 'progressbar',
+      'aria-valuemin': '0',
+      'aria-valuemax': '100',
+      'aria-valuenow': String(percent),
+      'aria-label': label,
+    },
     h('span', { vars: { '--w': `${percent}%` } }),
   );
 }
@@ -24,7 +36,16 @@ export function progressBar(fraction, label) {
 /** Says something in the corner and to screen readers; a failure stays until dismissed. */
 export function notice(text, { bad = false } = {}) {
   const host = document.getElementById('notices');
-  const item = h('div', { class: `notice${bad ? ' bad' : ''}` }, h('span', {}, text), h('button', { type: 'button', class: 'quiet', 'aria-label': t('action.dismiss'), onclick: () => item.remove() }, '✕'));
+  const item = h(
+    'div',
+    { class: `notice${bad ? ' bad' : ''}` },
+    h('span', {}, text),
+    h(
+      'button',
+      { type: 'button', class: 'quiet', 'aria-label': t('action.dismiss'), onclick: () => item.remove() },
+      '✕',
+    ),
+  );
   host.append(item);
   while (host.children.length > 4) host.firstChild.remove();
   if (!bad) setTimeout(() => item.remove(), 4000);
@@ -50,7 +71,12 @@ export function dialog(title, build) {
       element.close();
     };
     element.append(
-      h('div', { class: 'dialog-head' }, h('h2', {}, title), h('button', { type: 'button', class: 'quiet', 'aria-label': t('action.close'), onclick: () => close() }, '✕')),
+      h(
+        'div',
+        { class: 'dialog-head' },
+        h('h2', {}, title),
+        h('button', { type: 'button', class: 'quiet', 'aria-label': t('action.close'), onclick: () => close() }, '✕'),
+      ),
       h('div', { class: 'dialog-body' }, build(close)),
     );
     element.addEventListener('close', () => {
@@ -117,7 +143,12 @@ export function segmented(name, choices, value, onchange) {
     'span',
     { class: 'segmented', role: 'radiogroup', 'aria-label': name },
     choices.map(([v, label]) =>
-      h('label', {}, h('input', { type: 'radio', name: `seg-${name}`, value: v, checked: v === value, onchange: () => onchange(v) }), h('span', {}, label)),
+      h(
+        'label',
+        {},
+        h('input', { type: 'radio', name: `seg-${name}`, value: v, checked: v === value, onchange: () => onchange(v) }),
+        h('span', {}, label),
+      ),
     ),
   );
 }

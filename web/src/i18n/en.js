@@ -73,7 +73,8 @@ export default {
   'runs.remove_filter': 'Remove the filter {name}',
   'runs.none_match': 'No run matches these filters.',
   'runs.empty_title': 'No runs yet',
-  'runs.empty_text': 'A run distils a teacher into a smaller student. This makes one; it waits in the queue, trains, and draws its curves here:',
+  'runs.empty_text':
+    'A run distils a teacher into a smaller student. This makes one; it waits in the queue, trains, and draws its curves here:',
   'runs.sooner': 'Move up in the queue',
   'runs.later': 'Move down in the queue',
 
@@ -168,7 +169,8 @@ export default {
   'metric.macro_recall': 'macro recall',
   'mark.best': 'best {score}',
   'mark.resumed': 'resumed',
-  'summary.loss': 'Over {epochs} epochs the training loss went from {first} to {last}; the dev loss was lowest at {dev}, in epoch {epoch}.',
+  'summary.loss':
+    'Over {epochs} epochs the training loss went from {first} to {last}; the dev loss was lowest at {dev}, in epoch {epoch}.',
   'summary.score': 'Macro-F1 was best at {best} in epoch {epoch} and is {last} now.',
   'summary.score_teacher': 'Macro-F1 was best at {best} in epoch {epoch}, {share} of the teacher’s, and is {last} now.',
   'summary.steps': 'Last {last}, between {low} and {high}.',
@@ -220,7 +222,8 @@ export default {
   'datasets.classes': 'Classes',
   'datasets.created': 'Created',
   'datasets.upload': 'Upload a data set',
-  'datasets.upload_text': 'TSV, CSV or JSON Lines, with or without a header. Without a dev file a stratified tenth of train becomes dev.',
+  'datasets.upload_text':
+    'TSV, CSV or JSON Lines, with or without a header. Without a dev file a stratified tenth of train becomes dev.',
   'datasets.empty_title': 'No data sets yet',
   'datasets.empty_text': 'A data set is text with a class for each row. This uploads one:',
   'datasets.text_column': 'Text column (name or number, found when empty)',

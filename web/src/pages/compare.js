@@ -11,35 +11,11 @@ import { attempt, chip, notice, segmented } from '../widgets.js';
 import { href, route, setParams } from '../router.js';
 import { loadMetrics, loadRun, loadRuns, metricsOf, on, run } from '../store.js';
 import { smooth } from '../smooth.js';
+import { confusionDifference, differs, flatten, parallelOf, seedGroups } from './compare-parts.js';
 
 const MOST = 50;
 const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
 const METRICS = [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'dev_loss'];
-const AXES = ['layers', 'heads', 'init', 'optimizer.type', 'optimizer.lr', 'T', 'alpha', 'epochs', 'batch_size', 'dataset', 'teacher']; // of parallel coordinates, in order
-const MOST_AXES = 7;
-const LABELS = new Set(['name', 'notes', 'tags', 'priority', 'save_as']); // fields that decide nothing
-
-/** {path: value} of a spec, nested fields joined by a dot, labels left out. */
-export function flatten(spec, prefix = '') {
-  const out = {};
-  for (const [key, value] of Object.entries(spec)) {
-    if (!prefix && LABELS.has(key)) continue;
-    if (value && typeof value === 'object' && !Array.isArray(value)) Object.assign(out, flatten(value, `${key}.`));
-    else out[prefix + key] = value;
-  }
-  return out;
-}
-
-/** Runs whose specs differ in nothing but the seed. [[id, …], …] */
-export function seedGroups(ids, specOf) {
-  const groups = new Map();
-  for (const id of ids) {
-    const { seed: _, ...rest } = flatten(specOf(id));
-    const key = JSON.stringify(Object.entries(rest).sort());
-    groups.set(key, [...(groups.get(key) ?? []), id]);
-  }
-  return [...groups.values()];
-}
 
 export function mount(root) {
   let ids = [];
@@ -91,7 +67,14 @@ export function mount(root) {
     if (!rows?.length) return [];
     const x = xOf(rows);
     const y = rows.column(name);
-    const base = { id: String(id), toggle: String(id), name: label(id), colour: runColour(id), dash: runDash(id), symbol: runSymbol(id) };
+    const base = {
+      id: String(id),
+      toggle: String(id),
+      name: label(id),
+      colour: runColour(id),
+      dash: runDash(id),
+      symbol: runSymbol(id),
+    };
     if (!smoothing()) return [{ ...base, x, y }];
     return [
       { ...base, id: `${id}:raw`, faint: true, x, y },
@@ -115,17 +98,36 @@ export function mount(root) {
     return [
       { ...base, id: `${id}:low`, faint: true, y: over((v) => Math.min(...v)) },
       { ...base, id: `${id}:high`, faint: true, y: over((v) => Math.max(...v)) },
-      { ...base, id: String(id), name: t('compare.mean_of', { name: label(id), n: rows.length }), dash: runDash(id), symbol: runSymbol(id), width: 2, y: over((v) => v.reduce((a, b) => a + b, 0) / v.length) },
+      {
+        ...base,
+        id: String(id),
+        name: t('compare.mean_of', { name: label(id), n: rows.length }),
+        dash: runDash(id),
+        symbol: runSymbol(id),
+        width: 2,
+        y: over((v) => v.reduce((a, b) => a + b, 0) / v.length),
+      },
     ];
   }
 
   function curveModel(name) {
-    const series = seeds() ? seedGroups(ids.filter(run), (id) => run(id).spec).flatMap((group) => groupLines(group, name)) : ids.flatMap((id) => lineOf(id, name));
+    const series = seeds()
+      ? seedGroups(ids.filter(run), (id) => run(id).spec).flatMap((group) => groupLines(group, name))
+      : ids.flatMap((id) => lineOf(id, name));
     if (!series.length) return null;
     const isScore = SCORES.includes(name);
     return {
-      x: { name: t(`x.${xMode()}`), format: xMode() === 'time' ? duration : (v) => String(Math.round(v)), whole: xMode() === 'epoch' },
-      y: { name: t(`metric.${name}`), log: param('log') === '1' && !isScore, format: isScore ? score : number, tick: isScore ? shortScore : undefined },
+      x: {
+        name: t(`x.${xMode()}`),
+        format: xMode() === 'time' ? duration : (v) => String(Math.round(v)),
+        whole: xMode() === 'epoch',
+      },
+      y: {
+        name: t(`metric.${name}`),
+        log: param('log') === '1' && !isScore,
+        format: isScore ? score : number,
+        tick: isScore ? shortScore : undefined,
+      },
       series,
     };
   }
@@ -136,18 +138,44 @@ export function mount(root) {
     if (!ends.length) return t('chart.nothing_yet');
     ends.sort((a, b) => (lower ? a[1] - b[1] : b[1] - a[1]));
     const format = lower ? number : score;
-    return t('summary.compare', { metric: t(`metric.${name}`), best: label(ends[0][0]), value: format(ends[0][1]), worst: label(ends.at(-1)[0]), low: format(ends.at(-1)[1]) });
+    return t('summary.compare', {
+      metric: t(`metric.${name}`),
+      best: label(ends[0][0]),
+      value: format(ends[0][1]),
+      worst: label(ends.at(-1)[0]),
+      low: format(ends.at(-1)[1]),
+    });
   }
   function bestOf(id, name) {
-    const values = metricsOf(id)?.column(name).filter((v) => v !== null) ?? [];
+    const values =
+      metricsOf(id)
+        ?.column(name)
+        .filter((v) => v !== null) ?? [];
     if (!values.length) return null;
     return values.reduce((a, b) => (SCORES.includes(name) ? Math.max(a, b) : Math.min(a, b)));
   }
 
   function curvePanel(key, otherwise) {
     const name = () => metric(key, otherwise);
-    const panel = chartPanel({ title: t(key === 'm1' ? 'compare.first' : 'compare.second'), name: `compare-${key}`, group: 'compare', tall: true, hidden, onToggle: toggle, model: () => curveModel(name()), summary: () => curveSummary(name()) });
-    const select = h('select', { 'aria-label': t('compare.metric'), value: name(), onchange: (e) => setParams({ [key]: e.target.value === otherwise ? null : e.target.value }) }, METRICS.map((m) => h('option', { value: m }, t(`metric.${m}`))));
+    const panel = chartPanel({
+      title: t(key === 'm1' ? 'compare.first' : 'compare.second'),
+      name: `compare-${key}`,
+      group: 'compare',
+      tall: true,
+      hidden,
+      onToggle: toggle,
+      model: () => curveModel(name()),
+      summary: () => curveSummary(name()),
+    });
+    const select = h(
+      'select',
+      {
+        'aria-label': t('compare.metric'),
+        value: name(),
+        onchange: (e) => setParams({ [key]: e.target.value === otherwise ? null : e.target.value }),
+      },
+      METRICS.map((m) => h('option', { value: m }, t(`metric.${m}`))),
+    );
     panel.element.querySelector('h2').replaceChildren(select);
     return panel;
   }
@@ -170,7 +198,24 @@ export function mount(root) {
       h(
         'table',
         { class: 'data wide' },
-        h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, t('compare.baseline')), h('th', { scope: 'col' }, t('column.name')), h('th', { scope: 'col', class: 'num' }, t('x.epoch')), keys.flatMap((k) => [h('th', { scope: 'col', class: 'num' }, t(`metric.${k}`)), h('th', { scope: 'col', class: 'num' }, 'Δ')]), ['column.retention', 'column.size', 'compare.time'].map((k) => h('th', { scope: 'col', class: 'num' }, t(k))))),
+        h(
+          'thead',
+          {},
+          h(
+            'tr',
+            {},
+            h('th', { scope: 'col' }, t('compare.baseline')),
+            h('th', { scope: 'col' }, t('column.name')),
+            h('th', { scope: 'col', class: 'num' }, t('x.epoch')),
+            keys.flatMap((k) => [
+              h('th', { scope: 'col', class: 'num' }, t(`metric.${k}`)),
+              h('th', { scope: 'col', class: 'num' }, 'Δ'),
+            ]),
+            ['column.retention', 'column.size', 'compare.time'].map((k) =>
+              h('th', { scope: 'col', class: 'num' }, t(k)),
+            ),
+          ),
+        ),
         h(
           'tbody',
           {},
@@ -181,10 +226,27 @@ export function mount(root) {
             return h(
               'tr',
               {},
-              h('td', {}, h('input', { type: 'radio', name: 'baseline', checked: id === baseline(), 'aria-label': t('compare.make_baseline', { name: label(id) }), onchange: () => setParams({ base: id }) })),
+              h(
+                'td',
+                {},
+                h('input', {
+                  type: 'radio',
+                  name: 'baseline',
+                  checked: id === baseline(),
+                  'aria-label': t('compare.make_baseline', { name: label(id) }),
+                  onchange: () => setParams({ base: id }),
+                }),
+              ),
               h('th', { scope: 'row' }, chip(id), h('a', { href: href(['runs', String(id)]) }, label(id))),
               h('td', { class: 'num' }, s?.epoch ?? '–'),
-              keys.flatMap((k) => [h('td', { class: 'num strong' }, score(s?.[k])), h('td', { class: 'num faint' }, id === baseline() || !s || !reference ? '' : delta(s[k] - reference[k]))]),
+              keys.flatMap((k) => [
+                h('td', { class: 'num strong' }, score(s?.[k])),
+                h(
+                  'td',
+                  { class: 'num faint' },
+                  id === baseline() || !s || !reference ? '' : delta(s[k] - reference[k]),
+                ),
+              ]),
               h('td', { class: 'num' }, percent(r.retention?.macro_f1)),
               h('td', { class: 'num' }, bytes(r.model?.bytes)),
               h('td', { class: 'num' }, duration(r.progress?.elapsed_seconds)),
@@ -199,18 +261,47 @@ export function mount(root) {
     const known = ids.filter(run);
     const flat = known.map((id) => flatten(run(id).spec));
     const keys = [...new Set(flat.flatMap((f) => Object.keys(f)))];
-    const differs = (key) => new Set(flat.map((f) => JSON.stringify(f[key] ?? null))).size > 1;
-    const shown = param('all') === '1' ? keys : keys.filter(differs);
+    const differing = (key) => differs(flat, key);
+    const shown = param('all') === '1' ? keys : keys.filter(differing);
     const printed = (v) => (v === undefined ? '–' : typeof v === 'string' ? v : JSON.stringify(v));
     fill(
       specs,
-      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: param('all') !== '1', onchange: (e) => setParams({ all: e.target.checked ? null : '1' }) }), t('compare.only_differences')),
+      h(
+        'label',
+        { class: 'check' },
+        h('input', {
+          type: 'checkbox',
+          checked: param('all') !== '1',
+          onchange: (e) => setParams({ all: e.target.checked ? null : '1' }),
+        }),
+        t('compare.only_differences'),
+      ),
       shown.length
         ? h(
             'table',
             { class: 'data spec wide' },
-            h('thead', {}, h('tr', {}, h('td', {}), known.map((id) => h('th', { scope: 'col' }, chip(id), label(id))))),
-            h('tbody', {}, shown.map((key) => h('tr', {}, h('th', { scope: 'row' }, key), flat.map((f) => h('td', { class: differs(key) ? 'strong' : 'faint' }, printed(f[key])))))),
+            h(
+              'thead',
+              {},
+              h(
+                'tr',
+                {},
+                h('td', {}),
+                known.map((id) => h('th', { scope: 'col' }, chip(id), label(id))),
+              ),
+            ),
+            h(
+              'tbody',
+              {},
+              shown.map((key) =>
+                h(
+                  'tr',
+                  {},
+                  h('th', { scope: 'row' }, key),
+                  flat.map((f) => h('td', { class: differing(key) ? 'strong' : 'faint' }, printed(f[key]))),
+                ),
+              ),
+            ),
           )
         : h('p', { class: 'faint' }, t('compare.same_specs')),
     );
@@ -224,78 +315,66 @@ export function mount(root) {
       kind: 'scatter',
       x: { name, format },
       y: { name: t('metric.macro_f1'), format: score, tick: shortScore },
-      series: points.map((r) => ({ id: String(r.id), name: label(r.id), label: `#${r.id}`, colour: runColour(r.id), symbol: runSymbol(r.id), x: cost(r), y: r.best.macro_f1 })),
-    };
-  };
-  function parallelModel() {
-    const known = ids.filter((id) => typeof run(id)?.best?.macro_f1 === 'number');
-    if (known.length < 2) return null;
-    const flat = known.map((id) => flatten(run(id).spec));
-    const keys = [...new Set(flat.flatMap((f) => Object.keys(f)))]
-      .filter((key) => new Set(flat.map((f) => JSON.stringify(f[key] ?? null))).size > 1)
-      .filter((key) => AXES.includes(key))
-      .sort((a, b) => AXES.indexOf(a) - AXES.indexOf(b))
-      .slice(0, MOST_AXES);
-    const axes = keys.map((key) => {
-      const values = flat.map((f) => f[key]);
-      return values.every((v) => typeof v === 'number') ? { name: key, format: number } : { name: key, categories: [...new Set(values.map((v) => String(v ?? '–')))] };
-    });
-    axes.push({ name: t('metric.macro_f1'), format: shortScore });
-    return {
-      kind: 'parallel',
-      axes,
-      series: known.map((id, i) => ({
-        id: String(id),
-        name: label(id),
-        colour: runColour(id),
-        dash: runDash(id),
-        values: [...keys.map((key, k) => (axes[k].categories ? String(flat[i][key] ?? '–') : flat[i][key])), run(id).best.macro_f1],
+      series: points.map((r) => ({
+        id: String(r.id),
+        name: label(r.id),
+        label: `#${r.id}`,
+        colour: runColour(r.id),
+        symbol: runSymbol(r.id),
+        x: cost(r),
+        y: r.best.macro_f1,
       })),
     };
-  }
+  };
+  const parallelModel = () =>
+    parallelOf(
+      ids.map(run).filter((r) => typeof r?.best?.macro_f1 === 'number'),
+      label,
+    );
   const countSummary = () => t('summary.points', { n: ids.filter((id) => run(id)?.best).length });
 
   // ---- confusion ----
   async function drawConfusion() {
     const other = Number(param('vs'));
-    const choose = (key, value, list) => h('select', { 'aria-label': t('compare.confusion'), value: String(value ?? ''), onchange: (e) => setParams({ [key]: e.target.value || null }) }, h('option', { value: '' }, t('compare.choose')), list.map((id) => h('option', { value: String(id) }, label(id))));
+    const choose = (key, value, list) =>
+      h(
+        'select',
+        {
+          'aria-label': t('compare.confusion'),
+          value: String(value ?? ''),
+          onchange: (e) => setParams({ [key]: e.target.value || null }),
+        },
+        h('option', { value: '' }, t('compare.choose')),
+        list.map((id) => h('option', { value: String(id) }, label(id))),
+      );
     const out = h('div', {});
-    fill(confusion, h('h2', { class: 'section' }, t('compare.confusion')), h('p', {}, t('compare.confusion_text', { base: label(baseline()) }), ' ', choose('vs', ids.includes(other) ? other : '', ids.filter((id) => id !== baseline()))), out);
+    fill(
+      confusion,
+      h('h2', { class: 'section' }, t('compare.confusion')),
+      h(
+        'p',
+        {},
+        t('compare.confusion_text', { base: label(baseline()) }),
+        ' ',
+        choose(
+          'vs',
+          ids.includes(other) ? other : '',
+          ids.filter((id) => id !== baseline()),
+        ),
+      ),
+      out,
+    );
     if (!ids.includes(other) || other === baseline()) return;
-    const reports = await attempt(() => Promise.all([baseline(), other].map((id) => get(`experiments/${id}/epochs/best/report`))));
+    const reports = await attempt(() =>
+      Promise.all([baseline(), other].map((id) => get(`experiments/${id}/epochs/best/report`))),
+    );
     if (!reports) return;
     const [a, b] = reports;
     if (a.labels.join('\n') !== b.labels.join('\n')) {
       fill(out, h('p', { class: 'faint' }, t('compare.other_classes')));
       return;
     }
-    const sign = (n) => (n > 0 ? `+${n}` : n < 0 ? `\u2212${-n}` : '0');
-    const most = Math.max(1, ...b.confusion_matrix.flatMap((row, i) => row.map((n, j) => Math.abs(n - a.confusion_matrix[i][j]))));
-    fill(
-      out,
-      h(
-        'table',
-        { class: 'data confusion' },
-        h('caption', {}, t('report.confusion_caption')),
-        h('thead', {}, h('tr', {}, h('td', {}), a.labels.map((name) => h('th', { scope: 'col', class: 'num' }, name)))),
-        h(
-          'tbody',
-          {},
-          b.confusion_matrix.map((row, i) =>
-            h(
-              'tr',
-              {},
-              h('th', { scope: 'row' }, a.labels[i]),
-              row.map((n, j) => {
-                const d = n - a.confusion_matrix[i][j];
-                const better = i === j ? d > 0 : d < 0;
-                return h('td', { class: `num ${d === 0 ? '' : better ? 'hit' : 'miss'}`, vars: { '--v': (Math.abs(d) / most).toFixed(3) } }, sign(d));
-              }),
-            ),
-          ),
-        ),
-      ),
-    );
+    fill(out, confusionDifference(a, b));
   }
 
   // ---- frame ----
@@ -304,11 +383,66 @@ export function mount(root) {
     fill(
       controls,
       h('span', { class: 'label' }, 'x'),
-      segmented('x', [['epoch', t('x.epoch')], ['time', t('x.time')]], xMode(), (m) => setParams({ x: m === 'epoch' ? null : m })),
-      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: param('log') === '1', onchange: (e) => setParams({ log: e.target.checked ? '1' : null }) }), t('chart.log')),
-      h('label', { class: 'check' }, t('chart.smoothing'), h('input', { type: 'range', min: '0', max: '0.95', step: '0.05', value: String(smoothing()), onchange: (e) => setParams({ smooth: Number(e.target.value) || null }) })),
-      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: seeds(), onchange: (e) => setParams({ seeds: e.target.checked ? '1' : null }) }), t('compare.group_seeds')),
-      h('label', { class: 'check' }, t('compare.scores_at'), h('input', { type: 'text', class: 'short', value: at, list: 'compare-at', 'aria-label': t('compare.scores_at'), onchange: (e) => setParams({ at: ['', 'best'].includes(e.target.value) ? null : e.target.value }) }), h('datalist', { id: 'compare-at' }, ['best', 'last', '10', '20'].map((v) => h('option', { value: v })))),
+      segmented(
+        'x',
+        [
+          ['epoch', t('x.epoch')],
+          ['time', t('x.time')],
+        ],
+        xMode(),
+        (m) => setParams({ x: m === 'epoch' ? null : m }),
+      ),
+      h(
+        'label',
+        { class: 'check' },
+        h('input', {
+          type: 'checkbox',
+          checked: param('log') === '1',
+          onchange: (e) => setParams({ log: e.target.checked ? '1' : null }),
+        }),
+        t('chart.log'),
+      ),
+      h(
+        'label',
+        { class: 'check' },
+        t('chart.smoothing'),
+        h('input', {
+          type: 'range',
+          min: '0',
+          max: '0.95',
+          step: '0.05',
+          value: String(smoothing()),
+          onchange: (e) => setParams({ smooth: Number(e.target.value) || null }),
+        }),
+      ),
+      h(
+        'label',
+        { class: 'check' },
+        h('input', {
+          type: 'checkbox',
+          checked: seeds(),
+          onchange: (e) => setParams({ seeds: e.target.checked ? '1' : null }),
+        }),
+        t('compare.group_seeds'),
+      ),
+      h(
+        'label',
+        { class: 'check' },
+        t('compare.scores_at'),
+        h('input', {
+          type: 'text',
+          class: 'short',
+          value: at,
+          list: 'compare-at',
+          'aria-label': t('compare.scores_at'),
+          onchange: (e) => setParams({ at: ['', 'best'].includes(e.target.value) ? null : e.target.value }),
+        }),
+        h(
+          'datalist',
+          { id: 'compare-at' },
+          ['best', 'last', '10', '20'].map((v) => h('option', { value: v })),
+        ),
+      ),
     );
   }
 
@@ -330,7 +464,11 @@ export function mount(root) {
     stop();
     body.hidden = ids.length === 0;
     if (!ids.length) {
-      fill(note, h('p', { class: 'teach' }, t('compare.none'), ' ', h('a', { href: href(['runs']) }, t('nav.runs'))), suggestion);
+      fill(
+        note,
+        h('p', { class: 'teach' }, t('compare.none'), ' ', h('a', { href: href(['runs']) }, t('nav.runs'))),
+        suggestion,
+      );
       return;
     }
     fill(note);
@@ -340,13 +478,34 @@ export function mount(root) {
     if (!root.isConnected) return;
     const two = [curvePanel('m1', 'macro_f1'), curvePanel('m2', 'dev_loss')];
     const trade = [
-      chartPanel({ title: t('compare.f1_size'), name: 'compare-size', model: costModel((r) => r.model?.bytes, t('column.size'), bytes), summary: countSummary }),
-      chartPanel({ title: t('compare.f1_time'), name: 'compare-time', model: costModel((r) => r.progress?.elapsed_seconds, t('compare.time'), duration), summary: countSummary }),
-      chartPanel({ title: t('compare.parallel'), name: 'compare-parallel', model: parallelModel, summary: countSummary }),
+      chartPanel({
+        title: t('compare.f1_size'),
+        name: 'compare-size',
+        model: costModel((r) => r.model?.bytes, t('column.size'), bytes),
+        summary: countSummary,
+      }),
+      chartPanel({
+        title: t('compare.f1_time'),
+        name: 'compare-time',
+        model: costModel((r) => r.progress?.elapsed_seconds, t('compare.time'), duration),
+        summary: countSummary,
+      }),
+      chartPanel({
+        title: t('compare.parallel'),
+        name: 'compare-parallel',
+        model: parallelModel,
+        summary: countSummary,
+      }),
     ];
     panels = [...two, ...trade];
-    fill(chartsHost, two.map((p) => p.element));
-    fill(scatters, trade.slice(0, 2).map((p) => p.element));
+    fill(
+      chartsHost,
+      two.map((p) => p.element),
+    );
+    fill(
+      scatters,
+      trade.slice(0, 2).map((p) => p.element),
+    );
     fill(parallels, trade[2].element);
     for (const id of ids) {
       offs.push(
@@ -366,7 +525,15 @@ export function mount(root) {
   const suggestion = h('p', { class: 'teach' });
   async function suggest() {
     const page = await attempt(() => loadRuns('?limit=4'));
-    if (page?.ids.length >= 2) fill(suggestion, h('a', { class: 'button', href: href(['compare'], { ids: page.ids.join(',') }) }, t('compare.newest', { n: page.ids.length })));
+    if (page?.ids.length >= 2)
+      fill(
+        suggestion,
+        h(
+          'a',
+          { class: 'button', href: href(['compare'], { ids: page.ids.join(',') }) },
+          t('compare.newest', { n: page.ids.length }),
+        ),
+      );
   }
 
   let shownIds = null;
@@ -377,7 +544,14 @@ export function mount(root) {
       const wanted = params.get('ids') ?? '';
       if (wanted !== shownIds) {
         shownIds = wanted;
-        ids = [...new Set(wanted.split(',').map(Number).filter((n) => Number.isInteger(n) && n > 0))].slice(0, MOST);
+        ids = [
+          ...new Set(
+            wanted
+              .split(',')
+              .map(Number)
+              .filter((n) => Number.isInteger(n) && n > 0),
+          ),
+        ].slice(0, MOST);
         if (!ids.length) suggest();
         begin();
       } else redraw();

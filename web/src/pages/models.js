@@ -8,7 +8,8 @@ import { bytes, count, fullTime, number, parameters, percent, shortTime } from '
 import { confusionTable, reportTable } from './run-report.js';
 
 const PAGE = 50;
-const UPLOAD = () => `curl -sS ${location.origin}/api/v1/models \\\n  -F name=my-teacher -F files=@config.json -F files=@vocab.txt -F files=@model.safetensors`;
+const UPLOAD = () =>
+  `curl -sS ${location.origin}/api/v1/models \\\n  -F name=my-teacher -F files=@config.json -F files=@vocab.txt -F files=@model.safetensors`;
 const shapeText = (shape) => `${shape.layers} × ${shape.hidden_size}, ${t('models.heads', { n: shape.heads })}`;
 
 export function mount(root, { parts }) {
@@ -20,7 +21,13 @@ export function mount(root, { parts }) {
 function origin(model) {
   const s = model.source ?? {};
   const id = s.experiment_id ?? s.experiment;
-  if (id) return h('a', { href: href(['runs', String(id)]) }, t('models.from_run', { id }), s.epoch ? `, ${t('run.at_epoch', { epoch: s.epoch })}` : '');
+  if (id)
+    return h(
+      'a',
+      { href: href(['runs', String(id)]) },
+      t('models.from_run', { id }),
+      s.epoch ? `, ${t('run.at_epoch', { epoch: s.epoch })}` : '',
+    );
   return h('span', {}, s.path ?? s.type ?? s.kind ?? '–');
 }
 
@@ -29,10 +36,48 @@ function list(root) {
   const note = h('div', {});
   const more = h('button', { type: 'button', hidden: true, onclick: () => read() }, t('action.more'));
   let next = null;
-  const heads = ['column.name', 'models.kind', 'models.shape', 'models.labels', 'models.parameters', 'column.size', 'models.origin', 'datasets.created'];
+  const heads = [
+    'column.name',
+    'models.kind',
+    'models.shape',
+    'models.labels',
+    'models.parameters',
+    'column.size',
+    'models.origin',
+    'datasets.created',
+  ];
   const numeric = new Set(['models.labels', 'models.parameters', 'column.size', 'datasets.created']);
-  const table = h('table', { class: 'data wide' }, h('thead', {}, h('tr', {}, heads.map((k) => h('th', { scope: 'col', class: numeric.has(k) ? 'num' : '' }, t(k))))), body);
-  fill(root, h('div', { class: 'page' }, h('div', { class: 'toolbar' }, h('h1', {}, t('nav.models')), h('span', { class: 'spring' }), h('button', { type: 'button', onclick: add }, t('models.add'))), note, table, more));
+  const table = h(
+    'table',
+    { class: 'data wide' },
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        heads.map((k) => h('th', { scope: 'col', class: numeric.has(k) ? 'num' : '' }, t(k))),
+      ),
+    ),
+    body,
+  );
+  fill(
+    root,
+    h(
+      'div',
+      { class: 'page' },
+      h(
+        'div',
+        { class: 'toolbar' },
+        h('h1', {}, t('nav.models')),
+        h('span', { class: 'spring' }),
+        h('button', { type: 'button', onclick: add }, t('models.add')),
+      ),
+      note,
+      table,
+      more,
+    ),
+  );
   async function read() {
     try {
       const page = await get(`models${query({ limit: PAGE, cursor: next })}`);
@@ -106,13 +151,24 @@ async function detail(root, name) {
   try {
     model = await get(`models/${name}`);
   } catch (problem) {
-    fill(root, h('div', { class: 'page' }, h('p', { class: 'bad', role: 'alert' }, explain(problem)), h('a', { class: 'button', href: href(['models']) }, t('nav.models'))));
+    fill(
+      root,
+      h(
+        'div',
+        { class: 'page' },
+        h('p', { class: 'bad', role: 'alert' }, explain(problem)),
+        h('a', { class: 'button', href: href(['models']) }, t('nav.models')),
+      ),
+    );
     return;
   }
   const facts = [
     [t('models.kind'), t(`models.${model.kind}`)],
     [t('models.origin'), origin(model)],
-    ...Object.entries(model.shape).map(([key, value]) => [key, typeof value !== 'number' ? (value ?? '–') : Number.isInteger(value) ? count(value) : number(value)]),
+    ...Object.entries(model.shape).map(([key, value]) => [
+      key,
+      typeof value !== 'number' ? (value ?? '–') : Number.isInteger(value) ? count(value) : number(value),
+    ]),
     [t('models.parameters'), count(model.parameters)],
     [t('column.size'), bytes(model.bytes)],
     [t('models.labels'), model.labels.join(', ') || '–'],
@@ -137,14 +193,32 @@ async function detail(root, name) {
       h(
         'div',
         { class: 'columns' },
-        h('section', {}, h('h2', {}, t('models.facts')), h('table', { class: 'data spec' }, h('tbody', {}, facts.map(([k, v]) => h('tr', {}, h('th', { scope: 'row' }, k), h('td', {}, v)))))),
+        h(
+          'section',
+          {},
+          h('h2', {}, t('models.facts')),
+          h(
+            'table',
+            { class: 'data spec' },
+            h(
+              'tbody',
+              {},
+              facts.map(([k, v]) => h('tr', {}, h('th', { scope: 'row' }, k), h('td', {}, v))),
+            ),
+          ),
+        ),
         classifier && h('div', { class: 'stack' }, tryBox(name), evaluateBox(name)),
       ),
     ),
   );
 
   async function destroy() {
-    if (!(await confirmDialog(t('models.delete_title'), t('models.delete_text', { name }), t('action.delete'), { danger: true }))) return;
+    if (
+      !(await confirmDialog(t('models.delete_title'), t('models.delete_text', { name }), t('action.delete'), {
+        danger: true,
+      }))
+    )
+      return;
     const done = await attempt(async () => {
       await remove(`models/${name}`);
       return true;
@@ -171,28 +245,73 @@ function tryBox(name) {
       h(
         'table',
         { class: 'data report' },
-        h('tbody', {}, ranked.map(([label, s], i) => h('tr', {}, h('th', { scope: 'row', class: i ? '' : 'strong' }, label), h('td', { class: 'num' }, h('span', { class: 'meter', vars: { '--v': s.toFixed(4) } }, percent(s, 2)))))),
+        h(
+          'tbody',
+          {},
+          ranked.map(([label, s], i) =>
+            h(
+              'tr',
+              {},
+              h('th', { scope: 'row', class: i ? '' : 'strong' }, label),
+              h('td', { class: 'num' }, h('span', { class: 'meter', vars: { '--v': s.toFixed(4) } }, percent(s, 2))),
+            ),
+          ),
+        ),
       ),
     );
   };
-  return h('section', {}, h('h2', {}, t('models.try')), h('form', { class: 'fields', onsubmit: submit }, text, pair, h('div', {}, h('button', { type: 'submit', class: 'primary' }, t('models.ask')))), answer);
+  return h(
+    'section',
+    {},
+    h('h2', {}, t('models.try')),
+    h(
+      'form',
+      { class: 'fields', onsubmit: submit },
+      text,
+      pair,
+      h('div', {}, h('button', { type: 'submit', class: 'primary' }, t('models.ask'))),
+    ),
+    answer,
+  );
 }
 
 function evaluateBox(name) {
   const dataset = h('select', { 'aria-label': t('column.dataset') });
-  const split = h('select', { 'aria-label': t('datasets.split') }, ['dev', 'test', 'train'].map((s) => h('option', { value: s }, t(`split.${s}`))));
+  const split = h(
+    'select',
+    { 'aria-label': t('datasets.split') },
+    ['dev', 'test', 'train'].map((s) => h('option', { value: s }, t(`split.${s}`))),
+  );
   const button = h('button', { type: 'submit' }, t('models.evaluate'));
   const answer = h('div', { role: 'status' });
   get('datasets?limit=500')
-    .then(({ items }) => fill(dataset, items.map((d) => h('option', { value: d.name }, d.name))))
+    .then(({ items }) =>
+      fill(
+        dataset,
+        items.map((d) => h('option', { value: d.name }, d.name)),
+      ),
+    )
     .catch(() => {});
   const submit = async (event) => {
     event.preventDefault();
     button.disabled = true;
     fill(answer, h('p', { class: 'faint' }, t('models.evaluating')));
-    const report = await attempt(() => post(`models/${name}/evaluate`, { dataset: dataset.value, split: split.value }, { once: false }));
+    const report = await attempt(() =>
+      post(`models/${name}/evaluate`, { dataset: dataset.value, split: split.value }, { once: false }),
+    );
     button.disabled = false;
-    fill(answer, report && [h('div', { class: 'report-body' }, reportTable(report), confusionTable(report.confusion_matrix, report.labels))]);
+    fill(
+      answer,
+      report && [
+        h('div', { class: 'report-body' }, reportTable(report), confusionTable(report.confusion_matrix, report.labels)),
+      ],
+    );
   };
-  return h('section', {}, h('h2', {}, t('models.evaluate')), h('form', { class: 'toolbar slim', onsubmit: submit }, dataset, split, button), answer);
+  return h(
+    'section',
+    {},
+    h('h2', {}, t('models.evaluate')),
+    h('form', { class: 'toolbar slim', onsubmit: submit }, dataset, split, button),
+    answer,
+  );
 }

@@ -11,7 +11,24 @@ import { keep, loadRun } from '../store.js';
 
 const GROUPS = [
   ['what', ['task', 'dataset', 'teacher', 'model', 'name', 'tags', 'notes', 'priority', 'save_as']],
-  ['shape', ['layers', 'heads', 'hidden_size', 'intermediate_size', 'init', 'layer_map', 'vocabulary', 'vocab_size', 'lower_case', 'hidden_act', 'hidden_dropout', 'attention_dropout', 'classifier_dropout']],
+  [
+    'shape',
+    [
+      'layers',
+      'heads',
+      'hidden_size',
+      'intermediate_size',
+      'init',
+      'layer_map',
+      'vocabulary',
+      'vocab_size',
+      'lower_case',
+      'hidden_act',
+      'hidden_dropout',
+      'attention_dropout',
+      'classifier_dropout',
+    ],
+  ],
   ['training', ['optimizer', 'T', 'alpha', 'epochs', 'batch_size', 'max_length', 'seed', 'precision']],
 ];
 const NAMES_OF = { dataset: 'datasets', teacher: 'models', model: 'models', vocabulary: 'models', init: 'models' };
@@ -19,7 +36,11 @@ const NAMES_OF = { dataset: 'datasets', teacher: 'models', model: 'models', voca
 /** Follows "#/components/…" references. */
 function resolve(document, schema) {
   let at = schema;
-  while (at?.$ref) at = at.$ref.slice(2).split('/').reduce((node, key) => node[key.replaceAll('~1', '/').replaceAll('~0', '~')], document);
+  while (at?.$ref)
+    at = at.$ref
+      .slice(2)
+      .split('/')
+      .reduce((node, key) => node[key.replaceAll('~1', '/').replaceAll('~0', '~')], document);
   return at;
 }
 
@@ -38,12 +59,16 @@ function parse(schema, text) {
   if (schema.type === 'integer' || schema.type === 'number') return Number.isFinite(Number(text)) ? Number(text) : text;
   if (schema.type === 'boolean') return text === 'true';
   if (schema.type === 'array') {
-    const items = text.split(',').map((s) => s.trim()).filter(Boolean);
+    const items = text
+      .split(',')
+      .map((s) => s.trim())
+      .filter(Boolean);
     return schema.items?.type === 'integer' ? items.map(Number) : items;
   }
   return text;
 }
-const print = (value) => (Array.isArray(value) ? value.join(', ') : value === undefined || value === null ? '' : String(value));
+const print = (value) =>
+  Array.isArray(value) ? value.join(', ') : value === undefined || value === null ? '' : String(value);
 
 export function mount(root) {
   const form = h('form', { class: 'new-form', onsubmit: submit, novalidate: true });
@@ -57,7 +82,20 @@ export function mount(root) {
       'div',
       { class: 'page' },
       h('h1', { class: 'page-title' }, t('nav.new')),
-      h('div', { class: 'new-page' }, form, h('aside', { class: 'new-side' }, h('h2', {}, t('new.estimate')), estimate, fault, h('h2', {}, t('new.curl')), curl)),
+      h(
+        'div',
+        { class: 'new-page' },
+        form,
+        h(
+          'aside',
+          { class: 'new-side' },
+          h('h2', {}, t('new.estimate')),
+          estimate,
+          fault,
+          h('h2', {}, t('new.curl')),
+          curl,
+        ),
+      ),
       Object.values(names),
     ),
   );
@@ -73,15 +111,41 @@ export function mount(root) {
     const kind = NAMES_OF[name];
     const id = `field${pointer.replaceAll('/', '-')}`;
     const message = h('span', { class: 'bad', id: `${id}-fault` });
-    const common = { id, name: pointer, 'aria-describedby': `${id}-help ${id}-fault`, oninput: changed, onchange: changed };
+    const common = {
+      id,
+      name: pointer,
+      'aria-describedby': `${id}-help ${id}-fault`,
+      oninput: changed,
+      onchange: changed,
+    };
     let input;
     if (schema.enum || schema.type === 'boolean') {
       const choices = schema.enum ?? ['true', 'false'];
-      input = h('select', { ...common, value: print(value) }, h('option', { value: '' }, t('new.default')), choices.map((c) => h('option', { value: c }, c)));
+      input = h(
+        'select',
+        { ...common, value: print(value) },
+        h('option', { value: '' }, t('new.default')),
+        choices.map((c) => h('option', { value: c }, c)),
+      );
     } else if (name === 'notes') input = h('textarea', { ...common, rows: '2', value: print(value) });
-    else input = h('input', { ...common, type: 'text', inputmode: /integer|number/.test(schema.type) ? 'decimal' : null, list: kind ? `names-${kind}` : null, autocomplete: 'off', value: print(value) });
+    else
+      input = h('input', {
+        ...common,
+        type: 'text',
+        inputmode: /integer|number/.test(schema.type) ? 'decimal' : null,
+        list: kind ? `names-${kind}` : null,
+        autocomplete: 'off',
+        value: print(value),
+      });
     const label = known(`field.${name}`) ? t(`field.${name}`) : name;
-    const row = h('div', { class: 'form-row' }, h('label', { for: id }, label, label !== name && h('code', {}, name)), input, h('small', { class: 'faint', id: `${id}-help` }, schema.description ?? ''), message);
+    const row = h(
+      'div',
+      { class: 'form-row' },
+      h('label', { for: id }, label, label !== name && h('code', {}, name)),
+      input,
+      h('small', { class: 'faint', id: `${id}-help` }, schema.description ?? ''),
+      message,
+    );
     rows.set(pointer, { row, input, schema, message });
     return row;
   }
@@ -103,7 +167,17 @@ export function mount(root) {
               .filter((name) => properties[name])
               .flatMap((name) =>
                 name === 'optimizer'
-                  ? Object.entries(settings).map(([key, schema]) => field(`/optimizer/${key}`, schema, typeof spec.optimizer === 'string' ? (key === 'type' ? spec.optimizer : undefined) : spec.optimizer?.[key]))
+                  ? Object.entries(settings).map(([key, schema]) =>
+                      field(
+                        `/optimizer/${key}`,
+                        schema,
+                        typeof spec.optimizer === 'string'
+                          ? key === 'type'
+                            ? spec.optimizer
+                            : undefined
+                          : spec.optimizer?.[key],
+                      ),
+                    )
                   : [field(`/${name}`, properties[name], spec[name])],
               ),
           ),
@@ -157,7 +231,9 @@ export function mount(root) {
         const [, first, second] = pointer.split('/');
         const settled = second ? answer.spec[first]?.[second] : answer.spec[first];
         if (input.tagName === 'INPUT') input.placeholder = print(settled);
-        else if (input.tagName === 'SELECT') input.options[0].textContent = settled === undefined ? t('new.default') : `${print(settled)} · ${t('new.default')}`;
+        else if (input.tagName === 'SELECT')
+          input.options[0].textContent =
+            settled === undefined ? t('new.default') : `${print(settled)} · ${t('new.default')}`;
       }
     } catch (problem) {
       if (mine === asked) showFaults(problem);
@@ -171,7 +247,10 @@ export function mount(root) {
       [t('models.parameters'), parameters(e.parameters)],
       [t('column.size'), bytes(e.model_bytes)],
     ];
-    fill(estimate, items.map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))));
+    fill(
+      estimate,
+      items.map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))),
+    );
   }
 
   function showFaults(problem) {
@@ -185,7 +264,10 @@ export function mount(root) {
         at.input.setAttribute('aria-invalid', 'true');
       }
     }
-    fill(fault, loose.join('; ') || (problem.errors?.length ? t('new.faults', { n: problem.errors.length }) : explain(problem)));
+    fill(
+      fault,
+      loose.join('; ') || (problem.errors?.length ? t('new.faults', { n: problem.errors.length }) : explain(problem)),
+    );
   }
 
   async function submit(event) {
@@ -207,7 +289,9 @@ export function mount(root) {
     const openapi = await attempt(() => get('openapi.json'));
     if (!openapi) return;
     const body = openapi.paths['/api/v1/experiments'].post.requestBody.content['application/json'].schema;
-    properties = Object.fromEntries(Object.entries(resolve(openapi, body).properties).map(([name, s]) => [name, resolve(openapi, s)]));
+    properties = Object.fromEntries(
+      Object.entries(resolve(openapi, body).properties).map(([name, s]) => [name, resolve(openapi, s)]),
+    );
     settings = properties.optimizer?.oneOf?.find((s) => s.properties)?.properties ?? {};
     try {
       spec = JSON.parse(params.get('spec') ?? '{}');
@@ -224,7 +308,12 @@ export function mount(root) {
     dryRun();
     for (const kind of ['datasets', 'models'])
       get(`${kind}?limit=500`)
-        .then(({ items }) => fill(names[kind], items.map((item) => h('option', { value: item.name }))))
+        .then(({ items }) =>
+          fill(
+            names[kind],
+            items.map((item) => h('option', { value: item.name })),
+          ),
+        )
         .catch(() => {});
   }
   begin();

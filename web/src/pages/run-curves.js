@@ -53,8 +53,10 @@ export function curves(id) {
     const mode = xMode();
     const r = run(id);
     const stepsPerEpoch = (r?.progress?.steps ?? 0) / (r?.progress?.epochs || 1);
-    if (mode === 'epoch') return perStep ? rows.column('step').map((s) => (stepsPerEpoch ? s / stepsPerEpoch : s)) : rows.column('epoch');
-    if (mode === 'step') return perStep ? rows.column('step') : rows.column('epoch').map((e) => Math.round(e * stepsPerEpoch));
+    if (mode === 'epoch')
+      return perStep ? rows.column('step').map((s) => (stepsPerEpoch ? s / stepsPerEpoch : s)) : rows.column('epoch');
+    if (mode === 'step')
+      return perStep ? rows.column('step') : rows.column('epoch').map((e) => Math.round(e * stepsPerEpoch));
     const elapsed = rows.column('elapsed_seconds');
     if (mode === 'time') return elapsed;
     const start = Date.parse(r?.started_at ?? 0);
@@ -68,7 +70,14 @@ export function curves(id) {
       clock: (v) => fullTime(new Date(v).toISOString()),
     };
     const mode = xMode();
-    return { name: t(`x.${mode}`), type: mode === 'clock' ? 'time' : 'value', format: formats[mode], whole: mode === 'step' || (mode === 'epoch' && !perStep), min: range?.[0], max: range?.[1] };
+    return {
+      name: t(`x.${mode}`),
+      type: mode === 'clock' ? 'time' : 'value',
+      format: formats[mode],
+      whole: mode === 'step' || (mode === 'epoch' && !perStep),
+      min: range?.[0],
+      max: range?.[1],
+    };
   }
 
   /** A series, and its raw self behind it when it is smoothed. */
@@ -86,7 +95,13 @@ export function curves(id) {
   const some = (column) => column.some((v) => v !== null);
 
   // ---- epochs ----
-  const colours = () => ({ own: runColour(id), kl: token('--c-kl'), ce: token('--c-ce'), dev: token('--c-dev'), third: token('--c-third') });
+  const colours = () => ({
+    own: runColour(id),
+    kl: token('--c-kl'),
+    ce: token('--c-ce'),
+    dev: token('--c-dev'),
+    third: token('--c-third'),
+  });
   function epochModel(list, y, extra) {
     const rows = metricsOf(id);
     if (!rows?.length) return null;
@@ -106,7 +121,9 @@ export function curves(id) {
     if (again < 1) return [];
     const at = rows.column('recorded_at').map((time) => (time ? Date.parse(time) / 1000 : NaN));
     const seconds = rows.column('seconds');
-    const waits = x.map((_, i) => ({ i, wait: i ? at[i] - at[i - 1] - (seconds[i] ?? 0) : 0 })).filter(({ wait }) => wait > LEAST_WAIT_S);
+    const waits = x
+      .map((_, i) => ({ i, wait: i ? at[i] - at[i - 1] - (seconds[i] ?? 0) : 0 }))
+      .filter(({ wait }) => wait > LEAST_WAIT_S);
     waits.sort((a, b) => b.wait - a.wait);
     return waits.slice(0, again).map(({ i }) => ({ x: x[i], name: t('mark.resumed') }));
   }
@@ -115,7 +132,12 @@ export function curves(id) {
     epochModel(
       (c) => [
         { id: 'train_loss', colour: c.own, width: 2 },
-        ...(distils() ? [{ id: 'train_kl', colour: c.kl, dash: [7, 3] }, { id: 'train_ce', colour: c.ce, dash: [2, 3] }] : []),
+        ...(distils()
+          ? [
+              { id: 'train_kl', colour: c.kl, dash: [7, 3] },
+              { id: 'train_ce', colour: c.ce, dash: [2, 3] },
+            ]
+          : []),
         { id: 'dev_loss', colour: c.dev, width: 2, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
       ],
       { name: t('axis.loss'), log: logY(), format: number },
@@ -136,8 +158,22 @@ export function curves(id) {
         const at = best?.epoch ? rows.column('epoch').indexOf(best.epoch) : -1;
         const hide = hidden();
         return {
-          refs: typeof teacher?.macro_f1 === 'number' ? [{ y: teacher.macro_f1, name: t('metric.teacher_macro_f1'), colour: token('--ink-2') }] : [],
-          points: at >= 0 && !hide.has('macro_f1') && !smoothing() ? [{ x: x[at], y: best.macro_f1, name: t('mark.best', { score: score(best.macro_f1) }), colour: runColour(id), below: true }] : [],
+          refs:
+            typeof teacher?.macro_f1 === 'number'
+              ? [{ y: teacher.macro_f1, name: t('metric.teacher_macro_f1'), colour: token('--ink-2') }]
+              : [],
+          points:
+            at >= 0 && !hide.has('macro_f1') && !smoothing()
+              ? [
+                  {
+                    x: x[at],
+                    y: best.macro_f1,
+                    name: t('mark.best', { score: score(best.macro_f1) }),
+                    colour: runColour(id),
+                    below: true,
+                  },
+                ]
+              : [],
         };
       },
     );
@@ -149,7 +185,13 @@ export function curves(id) {
     const dev = rows.column('dev_loss');
     const finite = dev.map((v) => v ?? Infinity);
     const low = finite.indexOf(Math.min(...finite));
-    return t('summary.loss', { epochs: rows.length, first: number(train[0] ?? NaN), last: number(train.at(-1) ?? NaN), dev: number(dev[low] ?? NaN), epoch: rows.column('epoch')[low] });
+    return t('summary.loss', {
+      epochs: rows.length,
+      first: number(train[0] ?? NaN),
+      last: number(train.at(-1) ?? NaN),
+      dev: number(dev[low] ?? NaN),
+      epoch: rows.column('epoch')[low],
+    });
   }
   function scoreSummary() {
     const rows = metricsOf(id);
@@ -165,8 +207,26 @@ export function curves(id) {
   }
 
   const common = { hidden, onToggle: toggle, group: `run-${id}` };
-  const loss = chartPanel({ ...common, ...tableState('loss'), title: t('chart.loss'), name: `run-${id}-loss`, model: lossModel, summary: lossSummary, onZoom: zoomTo('z'), tall: true });
-  const scores = chartPanel({ ...common, ...tableState('score'), title: t('chart.score'), name: `run-${id}-scores`, model: scoreModel, summary: scoreSummary, onZoom: zoomTo('z'), tall: true });
+  const loss = chartPanel({
+    ...common,
+    ...tableState('loss'),
+    title: t('chart.loss'),
+    name: `run-${id}-loss`,
+    model: lossModel,
+    summary: lossSummary,
+    onZoom: zoomTo('z'),
+    tall: true,
+  });
+  const scores = chartPanel({
+    ...common,
+    ...tableState('score'),
+    title: t('chart.score'),
+    name: `run-${id}-scores`,
+    model: scoreModel,
+    summary: scoreSummary,
+    onZoom: zoomTo('z'),
+    tall: true,
+  });
 
   // ---- steps ----
   let stepRows = null; // of the zoomed range; the open range lives in the store and grows
@@ -200,7 +260,14 @@ export function curves(id) {
       const x = xOf(stepRows, true);
       const series = list(colours())
         .filter((s) => some(stepRows.column(s.column)))
-        .flatMap((s) => smoothed({ ...s, perStep: true, name: t(`metric.${s.id}`) }, stepRows.column('step'), x, stepRows.column(s.column)));
+        .flatMap((s) =>
+          smoothed(
+            { ...s, perStep: true, name: t(`metric.${s.id}`) },
+            stepRows.column('step'),
+            x,
+            stepRows.column(s.column),
+          ),
+        );
       return { x: xAxis(true, zoom('sz')), y: y(), series };
     };
   }
@@ -241,7 +308,10 @@ export function curves(id) {
       title: t('chart.lr'),
       name: `run-${id}-lr`,
       onZoom: zoomTo('sz'),
-      model: stepModel((c) => [{ id: 'step_lr', column: 'lr', colour: c.own, plain: true }], () => ({ name: t('axis.lr'), format: number })),
+      model: stepModel(
+        (c) => [{ id: 'step_lr', column: 'lr', colour: c.own, plain: true }],
+        () => ({ name: t('axis.lr'), format: number }),
+      ),
       summary: stepSummary('lr', 'summary.steps'),
     }),
     chartPanel({
@@ -251,7 +321,10 @@ export function curves(id) {
       title: t('chart.grad_norm'),
       name: `run-${id}-gradient-norm`,
       onZoom: zoomTo('sz'),
-      model: stepModel((c) => [{ id: 'step_norm', column: 'grad_norm', colour: c.own, width: 1 }], () => ({ name: t('axis.norm'), log: logY(), format: number })),
+      model: stepModel(
+        (c) => [{ id: 'step_norm', column: 'grad_norm', colour: c.own, width: 1 }],
+        () => ({ name: t('axis.norm'), log: logY(), format: number }),
+      ),
       summary: stepSummary('grad_norm', 'summary.steps'),
     }),
   ];
@@ -270,11 +343,38 @@ export function curves(id) {
     });
     controls.replaceChildren(
       h('span', { class: 'label' }, 'x'),
-      segmented('x', ['epoch', 'step', 'time', 'clock'].map((m) => [m, t(`x.${m}`)]), xMode(), (m) => setParams({ x: m === 'epoch' ? null : m, z: null, sz: null })),
-      h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: logY(), onchange: (e) => setParams({ log: e.target.checked ? '1' : null }) }), t('chart.log')),
-      h('label', { class: 'check' }, t('chart.smoothing'), slider, h('output', { class: 'num' }, smoothing().toFixed(2))),
+      segmented(
+        'x',
+        ['epoch', 'step', 'time', 'clock'].map((m) => [m, t(`x.${m}`)]),
+        xMode(),
+        (m) => setParams({ x: m === 'epoch' ? null : m, z: null, sz: null }),
+      ),
+      h(
+        'label',
+        { class: 'check' },
+        h('input', {
+          type: 'checkbox',
+          checked: logY(),
+          onchange: (e) => setParams({ log: e.target.checked ? '1' : null }),
+        }),
+        t('chart.log'),
+      ),
+      h(
+        'label',
+        { class: 'check' },
+        t('chart.smoothing'),
+        slider,
+        h('output', { class: 'num' }, smoothing().toFixed(2)),
+      ),
     );
-    if (zoom('z') || zoom('sz')) controls.append(h('button', { type: 'button', class: 'small', onclick: () => setParams({ z: null, sz: null }) }, t('chart.reset_zoom')));
+    if (zoom('z') || zoom('sz'))
+      controls.append(
+        h(
+          'button',
+          { type: 'button', class: 'small', onclick: () => setParams({ z: null, sz: null }) },
+          t('chart.reset_zoom'),
+        ),
+      );
     else controls.append(h('span', { class: 'faint hint' }, t('chart.zoom_hint')));
   }
   let controlsKey = '';
@@ -298,7 +398,17 @@ export function curves(id) {
     on(`steps:${id}`, () => stepPanels.forEach((panel) => panel.ask())),
     on(`run:${id}`, () => scores.ask()),
   ];
-  const element = h('div', {}, controls, h('div', { class: 'charts two' }, loss.element, scores.element), h('div', { class: 'charts three' }, stepPanels.map((p) => p.element)));
+  const element = h(
+    'div',
+    {},
+    controls,
+    h('div', { class: 'charts two' }, loss.element, scores.element),
+    h(
+      'div',
+      { class: 'charts three' },
+      stepPanels.map((p) => p.element),
+    ),
+  );
   drawControls();
   readSteps();
 

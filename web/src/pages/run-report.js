@@ -20,7 +20,13 @@ export const classesOf = (report) => report.labels;
 
 /** The table that scikit-learn prints, per class and averaged. `against` is another report to show differences to. */
 export function reportTable(report) {
-  const row = (name, cells, kind = '') => h('tr', { class: kind }, h('th', { scope: 'row' }, name), cells.map((cell) => h('td', { class: 'num' }, cell)));
+  const row = (name, cells, kind = '') =>
+    h(
+      'tr',
+      { class: kind },
+      h('th', { scope: 'row' }, name),
+      cells.map((cell) => h('td', { class: 'num' }, cell)),
+    );
   const classes = classesOf(report);
   const average = (name) => {
     const a = report[name];
@@ -30,13 +36,27 @@ export function reportTable(report) {
   return h(
     'table',
     { class: 'data report' },
-    h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, t('report.class')), ['precision', 'recall', 'f1', 'support'].map((k) => h('th', { scope: 'col', class: 'num' }, t(`report.${k}`))))),
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        h('th', { scope: 'col' }, t('report.class')),
+        ['precision', 'recall', 'f1', 'support'].map((k) => h('th', { scope: 'col', class: 'num' }, t(`report.${k}`))),
+      ),
+    ),
     h(
       'tbody',
       {},
       classes.map((name) => {
         const c = report[name];
-        return row(name, [score(c.precision), score(c.recall), h('span', { class: 'meter', vars: { '--v': c['f1-score'] ?? 0 } }, score(c['f1-score'])), count(c.support)]);
+        return row(name, [
+          score(c.precision),
+          score(c.recall),
+          h('span', { class: 'meter', vars: { '--v': c['f1-score'] ?? 0 } }, score(c['f1-score'])),
+          count(c.support),
+        ]);
       }),
       report.accuracy !== undefined && row('accuracy', ['', '', score(report.accuracy), count(total)], 'average first'),
       AVERAGES.filter((name) => name in report).map(average),
@@ -50,7 +70,16 @@ export function confusionTable(matrix, classes, onCell = null) {
     'table',
     { class: 'data confusion' },
     h('caption', {}, t('report.confusion_caption')),
-    h('thead', {}, h('tr', {}, h('td', {}), classes.map((name) => h('th', { scope: 'col', class: 'num', title: name }, name)))),
+    h(
+      'thead',
+      {},
+      h(
+        'tr',
+        {},
+        h('td', {}),
+        classes.map((name) => h('th', { scope: 'col', class: 'num', title: name }, name)),
+      ),
+    ),
     h(
       'tbody',
       {},
@@ -63,8 +92,29 @@ export function confusionTable(matrix, classes, onCell = null) {
           cells.map((n, j) => {
             const share = sum ? n / sum : 0;
             const label = t('report.cell', { gold: classes[i], student: classes[j], n, share: percent(share) });
-            const inside = onCell && n > 0 && i !== j ? h('button', { type: 'button', class: 'cell', title: label, 'aria-label': label, onclick: () => onCell(classes[i], classes[j]) }, String(n)) : String(n);
-            return h('td', { class: `num ${i === j ? 'hit' : 'miss'}${share > 0.55 ? ' deep' : ''}`, vars: { '--v': share.toFixed(3) }, title: label }, inside);
+            const inside =
+              onCell && n > 0 && i !== j
+                ? h(
+                    'button',
+                    {
+                      type: 'button',
+                      class: 'cell',
+                      title: label,
+                      'aria-label': label,
+                      onclick: () => onCell(classes[i], classes[j]),
+                    },
+                    String(n),
+                  )
+                : String(n);
+            return h(
+              'td',
+              {
+                class: `num ${i === j ? 'hit' : 'miss'}${share > 0.55 ? ' deep' : ''}`,
+                vars: { '--v': share.toFixed(3) },
+                title: label,
+              },
+              inside,
+            );
           }),
         );
       }),
@@ -75,10 +125,20 @@ export function confusionTable(matrix, classes, onCell = null) {
 export function reportTab(id) {
   const cache = new Map(); // epoch → report
   const body = h('div', { class: 'report-body' });
-  const slider = h('input', { type: 'range', min: '1', step: '1', 'aria-label': t('report.epoch'), oninput: debounce(() => setParams({ epoch: chosenBySlider() }), 40) });
+  const slider = h('input', {
+    type: 'range',
+    min: '1',
+    step: '1',
+    'aria-label': t('report.epoch'),
+    oninput: debounce(() => setParams({ epoch: chosenBySlider() }), 40),
+  });
   const label = h('output', { class: 'num epoch-label' });
   const curvesHost = h('div', {});
-  const bestButton = h('button', { type: 'button', class: 'small', onclick: () => setParams({ epoch: null }) }, t('report.best'));
+  const bestButton = h(
+    'button',
+    { type: 'button', class: 'small', onclick: () => setParams({ epoch: null }) },
+    t('report.best'),
+  );
   const element = h(
     'div',
     {},
@@ -124,7 +184,11 @@ export function reportTab(id) {
       const answer = await report(n);
       if (showing !== String(n)) return;
       const toRows = (gold, student) => setParams({ tab: 'predictions', gold, student });
-      fill(body, reportTable(answer), answer.confusion_matrix && confusionTable(answer.confusion_matrix, classesOf(answer), toRows));
+      fill(
+        body,
+        reportTable(answer),
+        answer.confusion_matrix && confusionTable(answer.confusion_matrix, classesOf(answer), toRows),
+      );
     } catch (problem) {
       showing = '';
       fill(body, h('p', { class: 'bad' }, explain(problem)));
@@ -168,7 +232,12 @@ export function reportTab(id) {
     const summary = () => {
       const last = cache.get(wanted.at(-1));
       const ordered = [...classes].sort((a, b) => last[a]['f1-score'] - last[b]['f1-score']);
-      return t('summary.classes', { worst: ordered[0], low: score(last[ordered[0]]['f1-score']), best: ordered.at(-1), high: score(last[ordered.at(-1)]['f1-score']) });
+      return t('summary.classes', {
+        worst: ordered[0],
+        low: score(last[ordered[0]]['f1-score']),
+        best: ordered.at(-1),
+        high: score(last[ordered.at(-1)]['f1-score']),
+      });
     };
     panel?.stop();
     panel = chartPanel({

@@ -17,19 +17,33 @@ export function predictionsTab(id) {
   const body = h('tbody', {});
   const note = h('p', { class: 'faint', role: 'status' });
   const moreButton = h('button', { type: 'button', hidden: true, onclick: () => more() }, t('action.more'));
-  const wrongOnly = h('input', { type: 'checkbox', onchange: (e) => setParams({ all: e.target.checked ? null : '1' }) });
+  const wrongOnly = h('input', {
+    type: 'checkbox',
+    onchange: (e) => setParams({ all: e.target.checked ? null : '1' }),
+  });
   const filterNote = h('span', {});
   const element = h(
     'div',
     {},
-    h('div', { class: 'toolbar slim' }, h('label', { class: 'check' }, wrongOnly, t('predictions.wrong_only')), filterNote, note),
+    h(
+      'div',
+      { class: 'toolbar slim' },
+      h('label', { class: 'check' }, wrongOnly, t('predictions.wrong_only')),
+      filterNote,
+      note,
+    ),
     h(
       'table',
       { class: 'data predictions' },
       h(
         'thead',
         {},
-        h('tr', {}, h('th', { scope: 'col', class: 'num' }, t('predictions.row')), ['text', 'gold', 'student', 'teacher'].map((k) => h('th', { scope: 'col' }, t(`predictions.${k}`)))),
+        h(
+          'tr',
+          {},
+          h('th', { scope: 'col', class: 'num' }, t('predictions.row')),
+          ['text', 'gold', 'student', 'teacher'].map((k) => h('th', { scope: 'col' }, t(`predictions.${k}`))),
+        ),
       ),
       body,
     ),
@@ -42,7 +56,18 @@ export function predictionsTab(id) {
   function opinion(label, score, gold) {
     if (label === null || label === undefined) return h('td', { class: 'faint' }, '–');
     const right = label === gold;
-    return h('td', {}, h('span', { class: right ? 'right' : 'wrong' }, h('span', { 'aria-label': t(right ? 'predictions.right' : 'predictions.wrong') }, right ? '✓ ' : '✕ '), label), ' ', h('span', { class: 'num faint' }, percent(score)));
+    return h(
+      'td',
+      {},
+      h(
+        'span',
+        { class: right ? 'right' : 'wrong' },
+        h('span', { 'aria-label': t(right ? 'predictions.right' : 'predictions.wrong') }, right ? '✓ ' : '✕ '),
+        label,
+      ),
+      ' ',
+      h('span', { class: 'num faint' }, percent(score)),
+    );
   }
 
   function rowOf(p) {
@@ -50,7 +75,12 @@ export function predictionsTab(id) {
       'tr',
       {},
       h('td', { class: 'num faint' }, String(p.index)),
-      h('td', { class: 'text' }, Array.isArray(p.text) ? p.text.join(' ⟂ ') : p.text, p.pair && h('span', { class: 'pair' }, p.pair)),
+      h(
+        'td',
+        { class: 'text' },
+        Array.isArray(p.text) ? p.text.join(' ⟂ ') : p.text,
+        p.pair && h('span', { class: 'pair' }, p.pair),
+      ),
       h('td', {}, p.gold),
       opinion(p.student, p.student_score, p.gold),
       opinion(p.teacher, p.teacher_score, p.gold),
@@ -72,7 +102,12 @@ export function predictionsTab(id) {
       moreButton.hidden = !next;
       // a filter by cell may leave a page empty: go on until there is something to read
       if (next && body.children.length < 20 && (gold || student)) await more();
-      fill(note, body.children.length ? t(next ? 'predictions.count_more' : 'predictions.count', { n: body.children.length }) : t('predictions.none'));
+      fill(
+        note,
+        body.children.length
+          ? t(next ? 'predictions.count_more' : 'predictions.count', { n: body.children.length })
+          : t('predictions.none'),
+      );
     } catch (problem) {
       if (problem.name !== 'AbortError') fill(note, h('span', { class: 'bad' }, explain(problem)));
     }
@@ -85,7 +120,13 @@ export function predictionsTab(id) {
     wrongOnly.checked = param('all') !== '1';
     fill(
       filterNote,
-      param('gold') && h('button', { type: 'button', class: 'tag', onclick: () => setParams({ gold: null, student: null }) }, t('predictions.filter', { gold: param('gold'), student: param('student') }), ' ✕'),
+      param('gold') &&
+        h(
+          'button',
+          { type: 'button', class: 'tag', onclick: () => setParams({ gold: null, student: null }) },
+          t('predictions.filter', { gold: param('gold'), student: param('student') }),
+          ' ✕',
+        ),
     );
     next = null;
     body.replaceChildren();
@@ -117,15 +158,35 @@ export function specTab(id) {
     shown = text;
     const rows = [];
     const walk = (value, path) => {
-      if (value && typeof value === 'object' && !Array.isArray(value)) for (const [key, v] of Object.entries(value)) walk(v, path ? `${path}.${key}` : key);
+      if (value && typeof value === 'object' && !Array.isArray(value))
+        for (const [key, v] of Object.entries(value)) walk(v, path ? `${path}.${key}` : key);
       else rows.push([path, value]);
     };
     walk(r.spec, '');
     const printed = (value) => (typeof value === 'string' ? value || '–' : JSON.stringify(value));
     fill(
       element,
-      h('div', {}, h('h3', {}, t('spec.fields')), h('table', { class: 'data spec' }, h('tbody', {}, rows.map(([path, value]) => h('tr', {}, h('th', { scope: 'row' }, path), h('td', {}, printed(value))))))),
-      h('div', {}, h('h3', {}, t('spec.repeat')), h('p', { class: 'faint' }, t('spec.repeat_text')), codeBlock(curlFor('experiments', r.spec), t('spec.repeat'))),
+      h(
+        'div',
+        {},
+        h('h3', {}, t('spec.fields')),
+        h(
+          'table',
+          { class: 'data spec' },
+          h(
+            'tbody',
+            {},
+            rows.map(([path, value]) => h('tr', {}, h('th', { scope: 'row' }, path), h('td', {}, printed(value)))),
+          ),
+        ),
+      ),
+      h(
+        'div',
+        {},
+        h('h3', {}, t('spec.repeat')),
+        h('p', { class: 'faint' }, t('spec.repeat_text')),
+        codeBlock(curlFor('experiments', r.spec), t('spec.repeat')),
+      ),
     );
   }
   const off = on(`run:${id}`, update);
@@ -148,7 +209,15 @@ export function logTab(id) {
     }
     for (; built < lines.length; built++) {
       const line = lines[built];
-      list.append(h('div', { class: `log-line ${line.level ?? ''}` }, h('time', { datetime: line.time, title: fullTime(line.time) }, line.time.slice(11, 23)), h('span', { class: 'level' }, line.level ?? ''), h('span', {}, line.message)));
+      list.append(
+        h(
+          'div',
+          { class: `log-line ${line.level ?? ''}` },
+          h('time', { datetime: line.time, title: fullTime(line.time) }, line.time.slice(11, 23)),
+          h('span', { class: 'level' }, line.level ?? ''),
+          h('span', {}, line.message),
+        ),
+      );
       lastSeq = line.seq;
     }
     note.textContent = lines.length ? '' : t('log.none');

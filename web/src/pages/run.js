@@ -51,13 +51,22 @@ export function mount(root, { parts }) {
     if (!r) return;
     const spec = r.spec;
     if (!name.contains(document.activeElement))
-      fill(name, chip(id), h('span', { class: 'id' }, `#${id}`), ' ', r.name || NONE, h('button', { type: 'button', class: 'quiet edit', onclick: edit }, t('run.edit')));
+      fill(
+        name,
+        chip(id),
+        h('span', { class: 'id' }, `#${id}`),
+        ' ',
+        r.name || NONE,
+        h('button', { type: 'button', class: 'quiet edit', onclick: edit }, t('run.edit')),
+      );
     fill(
       facts,
       [
         t(`task.${spec.task}`),
         h('a', { href: href(['datasets', spec.dataset]) }, spec.dataset),
-        spec.teacher || spec.model ? h('a', { href: href(['models', spec.teacher || spec.model]) }, shape(spec)) : shape(spec),
+        spec.teacher || spec.model
+          ? h('a', { href: href(['models', spec.teacher || spec.model]) }, shape(spec))
+          : shape(spec),
         optimizerName(spec),
         spec.task === 'distill' && `T ${spec.T}`,
         spec.task === 'distill' && `α ${spec.alpha}`,
@@ -72,7 +81,13 @@ export function mount(root, { parts }) {
     showFigures(r);
     showActions(r);
     failure.hidden = !r.error;
-    if (r.error) fill(failure, h('strong', {}, t('run.failed')), ' ', explain({ code: r.error.code, detail: r.error.message ?? r.error.detail }));
+    if (r.error)
+      fill(
+        failure,
+        h('strong', {}, t('run.failed')),
+        ' ',
+        explain({ code: r.error.code, detail: r.error.message ?? r.error.detail }),
+      );
     document.title = `${r.status === 'running' ? `${Math.round(100 * fraction(r))}% ` : ''}${r.name || `#${id}`} · distilld`;
   }
 
@@ -80,33 +95,70 @@ export function mount(root, { parts }) {
 
   function showState(r) {
     const p = r.progress ?? {};
-    const bits = [statusMark(r.status), r.pause_requested && t('run.pausing'), r.cancel_requested && t('run.cancelling'), progressBar(fraction(r), t('column.progress')), h('span', { class: 'num' }, t('run.epoch_of', { epoch: p.epoch ?? 0, epochs: p.epochs ?? r.spec.epochs }))];
-    if (p.steps) bits.push(h('span', { class: 'num faint' }, t('run.step_of', { step: count(p.step), steps: count(p.steps) })));
+    const bits = [
+      statusMark(r.status),
+      r.pause_requested && t('run.pausing'),
+      r.cancel_requested && t('run.cancelling'),
+      progressBar(fraction(r), t('column.progress')),
+      h('span', { class: 'num' }, t('run.epoch_of', { epoch: p.epoch ?? 0, epochs: p.epochs ?? r.spec.epochs })),
+    ];
+    if (p.steps)
+      bits.push(h('span', { class: 'num faint' }, t('run.step_of', { step: count(p.step), steps: count(p.steps) })));
     if (r.status === 'running') {
       if (p.phase && p.phase !== 'training') bits.push(h('span', {}, phaseText(p)));
-      if (typeof p.eta_seconds === 'number') bits.push(h('span', { class: 'num' }, t('run.left', { time: duration(p.eta_seconds) })));
-      if (p.tokens_per_second) bits.push(h('span', { class: 'num faint' }, t('run.speed', { n: count(Math.round(p.tokens_per_second)) })));
+      if (typeof p.eta_seconds === 'number')
+        bits.push(h('span', { class: 'num' }, t('run.left', { time: duration(p.eta_seconds) })));
+      if (p.tokens_per_second)
+        bits.push(h('span', { class: 'num faint' }, t('run.speed', { n: count(Math.round(p.tokens_per_second)) })));
     }
     if (r.started_at) bits.push(h('span', { class: 'faint' }, t('run.started', { time: fullTime(r.started_at) })));
-    if (r.finished_at) bits.push(h('span', { class: 'faint' }, t('run.took', { time: duration((Date.parse(r.finished_at) - Date.parse(r.started_at)) / 1000) })));
+    if (r.finished_at)
+      bits.push(
+        h(
+          'span',
+          { class: 'faint' },
+          t('run.took', { time: duration((Date.parse(r.finished_at) - Date.parse(r.started_at)) / 1000) }),
+        ),
+      );
     if (r.attempts > 1) bits.push(h('span', { class: 'faint' }, t('run.attempts', { n: r.attempts })));
     fill(state, bits);
   }
 
   function phaseText(p) {
     const name = hasText(`phase.${p.phase}`) ? t(`phase.${p.phase}`) : p.phase;
-    return typeof p.phase_done === 'number' && p.phase_done > 0 && p.phase_done < 1 ? `${name} ${percent(p.phase_done, 0)}` : name;
+    return typeof p.phase_done === 'number' && p.phase_done > 0 && p.phase_done < 1
+      ? `${name} ${percent(p.phase_done, 0)}`
+      : name;
   }
 
   function showFigures(r) {
     const items = [
       [t('figure.best_f1'), score(r.best?.macro_f1), r.best?.epoch ? t('run.at_epoch', { epoch: r.best.epoch }) : ''],
-      [t('figure.accuracy'), score(r.best?.accuracy), r.teacher?.accuracy ? `${t('figure.teacher')} ${score(r.teacher.accuracy)}` : ''],
-      r.spec.task === 'distill' && [t('figure.retention'), percent(r.retention?.macro_f1), r.teacher?.macro_f1 ? `${t('figure.teacher')} ${score(r.teacher.macro_f1)}` : ''],
+      [
+        t('figure.accuracy'),
+        score(r.best?.accuracy),
+        r.teacher?.accuracy ? `${t('figure.teacher')} ${score(r.teacher.accuracy)}` : '',
+      ],
+      r.spec.task === 'distill' && [
+        t('figure.retention'),
+        percent(r.retention?.macro_f1),
+        r.teacher?.macro_f1 ? `${t('figure.teacher')} ${score(r.teacher.macro_f1)}` : '',
+      ],
       [t('figure.last_f1'), score(r.last?.macro_f1), r.last?.epoch ? t('run.at_epoch', { epoch: r.last.epoch }) : ''],
-      [t('figure.size'), bytes(r.model?.bytes), r.model?.parameters ? t('figure.parameters', { n: parameters(r.model.parameters) }) : ''],
+      [
+        t('figure.size'),
+        bytes(r.model?.bytes),
+        r.model?.parameters ? t('figure.parameters', { n: parameters(r.model.parameters) }) : '',
+      ],
     ];
-    fill(figures, items.filter(Boolean).map(([label, value, note]) => h('div', {}, h('dt', {}, label), h('dd', {}, value, note && h('small', {}, note)))));
+    fill(
+      figures,
+      items
+        .filter(Boolean)
+        .map(([label, value, note]) =>
+          h('div', {}, h('dt', {}, label), h('dd', {}, value, note && h('small', {}, note))),
+        ),
+    );
   }
 
   // ---- actions ----
@@ -116,24 +168,42 @@ export function mount(root, { parts }) {
     const key = JSON.stringify([...allowed, waiting, Boolean(r.best?.epoch)]);
     if (actions.dataset.key === key) return;
     actions.dataset.key = key;
-    const button = (action, fn, kind = '') => h('button', { type: 'button', class: kind, disabled: Boolean(waiting[action]), onclick: fn }, t(`action.${action}`));
+    const button = (action, fn, kind = '') =>
+      h(
+        'button',
+        { type: 'button', class: kind, disabled: Boolean(waiting[action]), onclick: fn },
+        t(`action.${action}`),
+      );
     fill(
       actions,
-      BUTTONS.filter((action) => allowed.has(action)).map((action) => button(action, action === 'clone' ? clone : () => act(action))),
-      r.best?.epoch && h('a', { class: 'button', href: `/api/v1/experiments/${id}/archive?epoch=best`, download: '' }, t('action.download')),
+      BUTTONS.filter((action) => allowed.has(action)).map((action) =>
+        button(action, action === 'clone' ? clone : () => act(action)),
+      ),
+      r.best?.epoch &&
+        h(
+          'a',
+          { class: 'button', href: `/api/v1/experiments/${id}/archive?epoch=best`, download: '' },
+          t('action.download'),
+        ),
       allowed.has('delete') && button('delete', destroy, 'danger-text'),
     );
   }
 
   async function act(action) {
-    if (action === 'cancel' && run(id).status === 'running' && !(await confirmDialog(t('run.cancel_title'), t('run.cancel_text'), t('action.cancel'), { danger: true }))) return;
+    if (
+      action === 'cancel' &&
+      run(id).status === 'running' &&
+      !(await confirmDialog(t('run.cancel_title'), t('run.cancel_text'), t('action.cancel'), { danger: true }))
+    )
+      return;
     const answer = await attempt(() => post(`experiments/${id}/${action}`));
     if (answer?.id) keep(answer);
     if (answer) notice(t(`run.did_${action}`));
   }
 
   async function destroy() {
-    if (!(await confirmDialog(t('run.delete_title'), t('run.delete_text'), t('action.delete'), { danger: true }))) return;
+    if (!(await confirmDialog(t('run.delete_title'), t('run.delete_text'), t('action.delete'), { danger: true })))
+      return;
     const done = await attempt(async () => {
       await remove(`experiments/${id}`);
       return true;
@@ -153,8 +223,18 @@ export function mount(root, { parts }) {
       const title = h('input', { type: 'text', value: r.name ?? '', maxlength: '255' });
       const tags = h('input', { type: 'text', value: (r.tags ?? r.spec.tags ?? []).join(', ') });
       const notes = h('textarea', { rows: '4', value: r.notes ?? r.spec.notes ?? '' });
-      const priority = h('input', { type: 'number', value: r.priority ?? r.spec.priority ?? 0, min: '-1000', max: '1000', step: '1' });
-      const words = (text) => text.split(',').map((s) => s.trim()).filter(Boolean);
+      const priority = h('input', {
+        type: 'number',
+        value: r.priority ?? r.spec.priority ?? 0,
+        min: '-1000',
+        max: '1000',
+        step: '1',
+      });
+      const words = (text) =>
+        text
+          .split(',')
+          .map((s) => s.trim())
+          .filter(Boolean);
       const submit = (event) => {
         event.preventDefault();
         close({ name: title.value, notes: notes.value, tags: words(tags.value), priority: Number(priority.value) });
@@ -224,7 +304,15 @@ export function mount(root, { parts }) {
     try {
       await loadRun(id);
     } catch (problem) {
-      fill(root, h('div', { class: 'page' }, h('p', { class: 'bad', role: 'alert' }, explain(problem)), h('a', { class: 'button', href: href(['runs']) }, t('nav.runs'))));
+      fill(
+        root,
+        h(
+          'div',
+          { class: 'page' },
+          h('p', { class: 'bad', role: 'alert' }, explain(problem)),
+          h('a', { class: 'button', href: href(['runs']) }, t('nav.runs')),
+        ),
+      );
       return;
     }
     if (!root.contains(page)) return;

@@ -18,7 +18,16 @@ const STATUSES = ['running', 'queued', 'paused', 'finished', 'failed', 'cancelle
 const FILTERS = ['q', 'status', 'dataset', 'teacher', 'tag', 'task', 'optimizer'];
 const SPARKS_AT_ONCE = 3;
 
-const EXAMPLE = { name: 'my first student', dataset: 'packages', teacher: 'packages-teacher', layers: 3, optimizer: 'adamw', T: 4, alpha: 0.2, epochs: 20 };
+const EXAMPLE = {
+  name: 'my first student',
+  dataset: 'packages',
+  teacher: 'packages-teacher',
+  layers: 3,
+  optimizer: 'adamw',
+  T: 4,
+  alpha: 0.2,
+  epochs: 20,
+};
 
 /** The page. Answers {update(route), stop(), keys}. */
 export function mount(root) {
@@ -32,18 +41,42 @@ export function mount(root) {
   let shown = { search: null, columns: '' };
 
   // ---- the frame ----
-  const search = h('input', { type: 'search', id: 'filter', placeholder: t('runs.filter'), 'aria-label': t('runs.filter'), oninput: debounce((e) => setParams({ q: e.target.value || null }), 200) });
+  const search = h('input', {
+    type: 'search',
+    id: 'filter',
+    placeholder: t('runs.filter'),
+    'aria-label': t('runs.filter'),
+    oninput: debounce((e) => setParams({ q: e.target.value || null }), 200),
+  });
   const statusBox = h('span', { class: 'filter-status', role: 'group', 'aria-label': t('column.status') });
   const fields = h('span', { class: 'filter-fields' });
   const summary = h('span', { class: 'count', role: 'status' });
   const freshButton = h('button', { type: 'button', class: 'primary small', hidden: true, onclick: reload });
   const compareButton = h('button', { type: 'button', class: 'primary', hidden: true, onclick: compareSelected });
-  const clearButton = h('button', { type: 'button', class: 'quiet', hidden: true, onclick: () => select([]) }, t('runs.clear_selection'));
-  const columnMenu = h('details', { class: 'menu' }, h('summary', {}, t('runs.columns')), h('div', { class: 'menu-body' }));
+  const clearButton = h(
+    'button',
+    { type: 'button', class: 'quiet', hidden: true, onclick: () => select([]) },
+    t('runs.clear_selection'),
+  );
+  const columnMenu = h(
+    'details',
+    { class: 'menu' },
+    h('summary', {}, t('runs.columns')),
+    h('div', { class: 'menu-body' }),
+  );
   const headRow = h('tr', { role: 'row' });
   const body = h('tbody', { role: 'rowgroup' });
-  const table = h('table', { class: 'runs', role: 'table', 'aria-label': t('nav.runs') }, h('thead', { role: 'rowgroup' }, headRow), body);
-  const scroller = h('div', { class: 'runs-scroll', tabindex: '0', role: 'region', 'aria-label': t('nav.runs') }, table);
+  const table = h(
+    'table',
+    { class: 'runs', role: 'table', 'aria-label': t('nav.runs') },
+    h('thead', { role: 'rowgroup' }, headRow),
+    body,
+  );
+  const scroller = h(
+    'div',
+    { class: 'runs-scroll', tabindex: '0', role: 'region', 'aria-label': t('nav.runs') },
+    table,
+  );
   const empty = h('div', { hidden: true });
   fill(
     root,
@@ -106,7 +139,10 @@ export function mount(root) {
   async function more(first = false) {
     const controller = (loading = new AbortController());
     try {
-      const page = await loadRuns(query({ ...searchOf(route().params), limit: first ? FIRST_PAGE : PAGE, cursor: next }), controller.signal);
+      const page = await loadRuns(
+        query({ ...searchOf(route().params), limit: first ? FIRST_PAGE : PAGE, cursor: next }),
+        controller.signal,
+      );
       if (controller.signal.aborted) return;
       for (const id of page.ids)
         if (!index.has(id)) {
@@ -135,7 +171,12 @@ export function mount(root) {
     empty.hidden = ids.length > 0;
     scroller.hidden = ids.length === 0;
     if (problem) fill(empty, h('p', { class: 'bad', role: 'alert' }, explain(problem)));
-    else if (filtered) fill(empty, h('p', { class: 'faint' }, t('runs.none_match')), h('a', { class: 'button', href: href(['runs']) }, t('runs.clear_filters')));
+    else if (filtered)
+      fill(
+        empty,
+        h('p', { class: 'faint' }, t('runs.none_match')),
+        h('a', { class: 'button', href: href(['runs']) }, t('runs.clear_filters')),
+      );
     else fill(empty, teach(t('runs.empty_title'), t('runs.empty_text'), curlFor('experiments', EXAMPLE)));
   }
 
@@ -143,7 +184,12 @@ export function mount(root) {
   function renderRow(i) {
     const id = ids[i];
     const r = run(id);
-    const box = h('input', { type: 'checkbox', 'aria-label': t('runs.select', { name: r?.name || `#${id}` }), checked: selected.has(id), onchange: () => toggle(id) });
+    const box = h('input', {
+      type: 'checkbox',
+      'aria-label': t('runs.select', { name: r?.name || `#${id}` }),
+      checked: selected.has(id),
+      onchange: () => toggle(id),
+    });
     return h(
       'tr',
       {
@@ -155,7 +201,13 @@ export function mount(root) {
         ondblclick: () => go(['runs', String(id)]),
       },
       h('td', { role: 'cell', class: 'select' }, box),
-      columns().map((key) => h('td', { role: 'cell', class: `c-${key}${COLUMNS[key].num ? ' num' : ''}${COLUMNS[key].phone ? ' phone' : ''}` }, r ? cell(key, r) : '')),
+      columns().map((key) =>
+        h(
+          'td',
+          { role: 'cell', class: `c-${key}${COLUMNS[key].num ? ' num' : ''}${COLUMNS[key].phone ? ' phone' : ''}` },
+          r ? cell(key, r) : '',
+        ),
+      ),
     );
   }
 
@@ -166,17 +218,33 @@ export function mount(root) {
 
   /** The order of the queue: larger goes first. */
   function priorityCell(r) {
-    const change = (by) => () => attempt(async () => keep(await patch(`experiments/${r.id}`, { priority: (r.priority ?? r.spec.priority ?? 0) + by })));
+    const change = (by) => () =>
+      attempt(async () =>
+        keep(await patch(`experiments/${r.id}`, { priority: (r.priority ?? r.spec.priority ?? 0) + by })),
+      );
     return [
-      h('button', { type: 'button', class: 'quiet', 'aria-label': t('runs.sooner'), title: t('runs.sooner'), onclick: change(1) }, '▲'),
+      h(
+        'button',
+        { type: 'button', class: 'quiet', 'aria-label': t('runs.sooner'), title: t('runs.sooner'), onclick: change(1) },
+        '▲',
+      ),
       h('span', { class: 'num' }, String(r.priority ?? r.spec.priority ?? 0)),
-      h('button', { type: 'button', class: 'quiet', 'aria-label': t('runs.later'), title: t('runs.later'), onclick: change(-1) }, '▼'),
+      h(
+        'button',
+        { type: 'button', class: 'quiet', 'aria-label': t('runs.later'), title: t('runs.later'), onclick: change(-1) },
+        '▼',
+      ),
     ];
   }
 
   function renderHead() {
     const sort = sortKey();
-    const all = h('input', { type: 'checkbox', 'aria-label': t('runs.select_all'), checked: ids.length > 0 && selected.size === ids.length, onchange: (e) => select(e.target.checked ? ids.slice(0, 100) : []) });
+    const all = h('input', {
+      type: 'checkbox',
+      'aria-label': t('runs.select_all'),
+      checked: ids.length > 0 && selected.size === ids.length,
+      onchange: (e) => select(e.target.checked ? ids.slice(0, 100) : []),
+    });
     fill(
       headRow,
       h('th', { role: 'columnheader', scope: 'col', class: 'select' }, all),
@@ -187,9 +255,19 @@ export function mount(root) {
         const label = t(`column.${key}`);
         return h(
           'th',
-          { role: 'columnheader', scope: 'col', class: `c-${key}${num ? ' num' : ''}`, 'aria-sort': field ? (up ? 'ascending' : down ? 'descending' : 'none') : null },
+          {
+            role: 'columnheader',
+            scope: 'col',
+            class: `c-${key}${num ? ' num' : ''}`,
+            'aria-sort': field ? (up ? 'ascending' : down ? 'descending' : 'none') : null,
+          },
           field
-            ? h('button', { type: 'button', class: 'sort', onclick: () => setParams({ sort: down ? field : `-${field}` }) }, label, h('span', { 'aria-hidden': 'true' }, up ? ' ↑' : down ? ' ↓' : ''))
+            ? h(
+                'button',
+                { type: 'button', class: 'sort', onclick: () => setParams({ sort: down ? field : `-${field}` }) },
+                label,
+                h('span', { 'aria-hidden': 'true' }, up ? ' ↑' : down ? ' ↓' : ''),
+              )
             : label,
         );
       }),
@@ -220,7 +298,16 @@ export function mount(root) {
     fill(
       fields,
       FILTERS.filter((name) => name !== 'q' && name !== 'status' && params.get(name)).map((name) =>
-        h('button', { type: 'button', class: 'tag', 'aria-label': t('runs.remove_filter', { name: `${t(`column.${name}`)} ${params.get(name)}` }), onclick: () => setParams({ [name]: null }) }, `${t(`column.${name}`)}: ${params.get(name)} ✕`),
+        h(
+          'button',
+          {
+            type: 'button',
+            class: 'tag',
+            'aria-label': t('runs.remove_filter', { name: `${t(`column.${name}`)} ${params.get(name)}` }),
+            onclick: () => setParams({ [name]: null }),
+          },
+          `${t(`column.${name}`)}: ${params.get(name)} ✕`,
+        ),
       ),
       fieldMenu(),
     );
@@ -248,7 +335,12 @@ export function mount(root) {
   /** Values seen in the loaded rows, offered as filters. */
   function fieldMenu() {
     const form = h('div', { class: 'menu-body' });
-    const menu = h('details', { class: 'menu', ontoggle: () => menu.open && build() }, h('summary', {}, t('runs.by_field')), form);
+    const menu = h(
+      'details',
+      { class: 'menu', ontoggle: () => menu.open && build() },
+      h('summary', {}, t('runs.by_field')),
+      form,
+    );
     function build() {
       const values = { dataset: new Set(), teacher: new Set(), tag: new Set() };
       for (const id of ids) {
@@ -322,7 +414,8 @@ export function mount(root) {
 
   // ---- live ----
   const refreshAll = debounce(() => {
-    for (let [i, to] = rows.range(); i < to; i++) if (!FINAL.has(run(ids[i])?.status) || dirty.has(ids[i])) rows.refreshRow(i);
+    for (let [i, to] = rows.range(); i < to; i++)
+      if (!FINAL.has(run(ids[i])?.status) || dirty.has(ids[i])) rows.refreshRow(i);
     dirty.clear();
   }, 250);
   const dirty = new Set();

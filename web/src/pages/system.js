@@ -22,7 +22,9 @@ function printed(name, value) {
 function rows(object, prefix = '') {
   return Object.entries(object).flatMap(([name, value]) => {
     if (value && typeof value === 'object' && !Array.isArray(value)) return rows(value, `${prefix}${name}.`);
-    const text = Array.isArray(value) ? value.map((v) => (typeof v === 'object' ? JSON.stringify(v) : printed(name, v))).join(', ') || '–' : printed(name, value);
+    const text = Array.isArray(value)
+      ? value.map((v) => (typeof v === 'object' ? JSON.stringify(v) : printed(name, v))).join(', ') || '–'
+      : printed(name, value);
     return [h('tr', {}, h('th', { scope: 'row' }, `${prefix}${name}`.replaceAll('_', ' ')), h('td', {}, text))];
   });
 }
@@ -40,13 +42,28 @@ export function mount(root) {
       const system = await get('system');
       const { queue: states = {}, ...rest } = system;
       fill(note);
-      fill(queue, STATES.filter((s) => s in states).map((s) => h('a', { class: 'figure', href: href(['runs'], { status: s }) }, h('span', {}, t(`status.${s}`)), h('strong', {}, count(states[s])))));
+      fill(
+        queue,
+        STATES.filter((s) => s in states).map((s) =>
+          h(
+            'a',
+            { class: 'figure', href: href(['runs'], { status: s }) },
+            h('span', {}, t(`status.${s}`)),
+            h('strong', {}, count(states[s])),
+          ),
+        ),
+      );
       const plain = Object.entries(rest).filter(([, v]) => v === null || typeof v !== 'object' || Array.isArray(v));
       const groups = Object.entries(rest).filter(([, v]) => v && typeof v === 'object' && !Array.isArray(v));
       fill(
         facts,
         [[t('system.daemon'), Object.fromEntries(plain)], ...groups].map(([name, value]) =>
-          h('section', {}, h('h2', {}, name.replaceAll('_', ' ')), h('table', { class: 'data spec' }, h('tbody', {}, rows(value)))),
+          h(
+            'section',
+            {},
+            h('h2', {}, name.replaceAll('_', ' ')),
+            h('table', { class: 'data spec' }, h('tbody', {}, rows(value))),
+          ),
         ),
         h(
           'section',
