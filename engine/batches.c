@@ -93,7 +93,7 @@ void dd_packed_release(struct dd_packed *packed) {
 /* Makes room for `more` tokens behind those there are; grows by half, so that appending stays linear. */
 static enum dd_status packed_reserve(struct dd_packed *packed, uint64_t *cap, uint64_t more, struct dd_error *err) {
     uint64_t wanted = packed->n_tokens + more;
-    if (wanted <= *cap) {
+    if (packed->ids && wanted <= *cap) {
         return DD_OK;
     }
     uint64_t grown = DD_MAX(wanted, *cap + *cap / 2);

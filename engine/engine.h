@@ -308,7 +308,8 @@ struct dd_train_estimate {
     double matmul_flops; /* of the whole run, teacher pass included */
     double seconds;      /* at the machine's measured rate */
 };
-/* From the spec and the data set's statistics alone; base_config may be NULL. */
+/* From the spec and the data set alone; base_config may be NULL: then spec->vocab_size counts, which the caller sets to
+ * the lines of a given vocabulary. */
 enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dataset *dataset,
                                  const struct dd_bert_config *base_config, int threads,
                                  struct dd_train_estimate *ret_estimate, struct dd_error *err) DD_MUST_CHECK;
