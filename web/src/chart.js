@@ -29,6 +29,7 @@ use([
 ]);
 
 const FEW_POINTS = 40; // up to here each sample is marked
+const PNG_SCALE = 2;
 
 function palette() {
   const names = ['ink', 'ink-2', 'ink-3', 'rule', 'rule-2', 'panel', 'bad', 'accent'];
@@ -354,17 +355,47 @@ export function createChart(element, { group = null, onZoom = null } = {}) {
     draw,
     step,
     hideTip: () => chart.dispatchAction({ type: 'hideTip' }),
-    /** A PNG on the paper of the current theme, at twice the size. */
-    png: () =>
-      new Promise((resolve) => {
-        chart.renderToCanvas({ pixelRatio: 2, backgroundColor: token('--panel') }).toBlob(resolve, 'image/png');
-      }),
+    /** A PNG on the paper of the current theme, at twice the size, with the title and the names of the lines above. */
+    png: (title) => {
+      const plot = chart.renderToCanvas({ pixelRatio: PNG_SCALE, backgroundColor: token('--panel') });
+      const names = model.series.filter((s) => !s.hidden && !s.faint);
+      return new Promise((resolve) => withTitle(plot, title, names).toBlob(resolve, 'image/png'));
+    },
     stop() {
       offTheme();
       resizer.disconnect();
       chart.dispose();
     },
   };
+}
+
+/** The plot below a line that says what it shows. */
+function withTitle(plot, title, names) {
+  const head = 30 * PNG_SCALE;
+  const canvas = h('canvas', { width: plot.width, height: plot.height + head });
+  const pen = canvas.getContext('2d');
+  pen.fillStyle = token('--panel');
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(plot, 0, head);
+  pen.scale(PNG_SCALE, PNG_SCALE);
+  pen.textBaseline = 'middle';
+  pen.font = `600 13px ${token('--sans')}`;
+  pen.fillStyle = token('--ink');
+  pen.fillText(title, 12, 18);
+  let x = 12 + pen.measureText(title).width + 16;
+  pen.font = `11.5px ${token('--sans')}`;
+  for (const { name, colour, dash } of names) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = 2;
+    pen.setLineDash(Array.isArray(dash) ? dash : []);
+    pen.beginPath();
+    pen.moveTo(x, 18);
+    pen.lineTo(x + 18, 18);
+    pen.stroke();
+    pen.fillText(name, x + 23, 18);
+    x += 23 + pen.measureText(name).width + 14;
+  }
+  return canvas;
 }
 
 /** Dragging with a mouse or pen selects a range of x. Touch is left to scrolling. */

@@ -142,7 +142,7 @@ export function chartPanel(options) {
   }
 
   async function exportPng() {
-    if (chart) download(`${options.name}.png`, await chart.png());
+    if (chart) download(`${options.name}.png`, await chart.png(options.title));
   }
 
   function exportCsv() {

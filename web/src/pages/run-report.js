@@ -5,7 +5,7 @@ import { t } from '../i18n.js';
 import { explain, get, getText } from '../api.js';
 import { chartPanel } from '../chartpanel.js';
 import { attempt, codeBlock, dialog } from '../widgets.js';
-import { count, percent, score } from '../format.js';
+import { count, percent, score, shortScore } from '../format.js';
 import { route, setParams } from '../router.js';
 import { metricsOf, on, run } from '../store.js';
 import { DASHES, oklch, SYMBOLS } from '../colour.js';
@@ -218,7 +218,7 @@ export function reportTab(id) {
     const hidden = new Set();
     const model = () => ({
       x: { name: t('x.epoch'), format: (v) => String(Math.round(v)), whole: true },
-      y: { name: 'F1', format: score },
+      y: { name: 'F1', format: score, tick: shortScore },
       series: classes.map((name, i) => ({
         id: name,
         name,
