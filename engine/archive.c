@@ -31,8 +31,7 @@ static enum dd_status from_archive(struct dd_error *err, struct archive *archive
     return dd_fail(err, status, "archive_failed", "%s: %.300s", what, text == NULL ? "unknown reason" : text);
 }
 
-/* --- where an archive goes -----------------------------------------------------------------------------------------
- */
+/* --- where an archive goes ---------------------------------------------------------------------------------------- */
 
 /* libarchive never learns that a write failed: after that it would neither end nor free its filters.  Instead the
  * first failure is kept here, what follows is dropped, and sink_check reports it. */
@@ -67,8 +66,7 @@ static enum dd_status sink_check(const struct sink *sink, struct dd_error *err) 
     return sink->error == 0 ? DD_OK : dd_fail_errno(err, sink->error, "cannot write the archive");
 }
 
-/* --- writing -------------------------------------------------------------------------------------------------------
- */
+/* --- writing ------------------------------------------------------------------------------------------------------ */
 
 static int compare_texts(const void *a, const void *b) {
     const char *const *left = a, *const *right = b;
@@ -224,8 +222,7 @@ enum dd_status dd_archive_write(const char *dir, const char *root, int fd, const
     return status;
 }
 
-/* --- reading -------------------------------------------------------------------------------------------------------
- */
+/* --- reading ------------------------------------------------------------------------------------------------------ */
 
 struct extraction {
     struct archive *archive;

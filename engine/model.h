@@ -11,7 +11,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are mapped as they lie in the file: little-endian");
 
-/* --- params.c --------------------------------------------------------------------------------------------------- */
+/* --- params.c ----------------------------------------------------------------------------------------------------- */
 
 /* Every tensor begins at a multiple of this many floats (64 bytes), but k and v, which follow q without a gap. */
 #define DD_PARAM_ALIGN 16
@@ -31,7 +31,7 @@ enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_p
 /* Values that are learned: the slab without its padding. */
 uint64_t dd_params_values(const struct dd_params *params);
 
-/* --- weights: tensors in a file, whatever its format (model_weights.c) ------------------------------------------- */
+/* --- weights: tensors in a file, whatever its format (model_weights.c) -------------------------------------------- */
 
 enum dd_dtype { DD_DTYPE_OTHER = 0, DD_DTYPE_F32, DD_DTYPE_F16, DD_DTYPE_BF16, DD_DTYPE_F64 };
 size_t dd_dtype_bytes(enum dd_dtype dtype); /* 0 for OTHER */
@@ -86,7 +86,7 @@ enum dd_status dd_weight_reader_init(struct dd_weight_reader *reader, const stru
 void dd_weight_reader_release(struct dd_weight_reader *reader);
 void dd_weight_read(const struct dd_weight_reader *reader, size_t first, size_t count, float *out);
 
-/* --- formats: each adds the tensors in bytes[len], which stay mapped, to weights --------------------------------- */
+/* --- formats: each adds the tensors in bytes[len], which stay mapped, to weights ---------------------------------- */
 
 enum dd_status dd_safetensors_read(const uint8_t *bytes, size_t len, struct dd_weights *weights,
                                    struct dd_error *err) DD_MUST_CHECK;
@@ -101,7 +101,7 @@ enum dd_status dd_torch_zip_read(const uint8_t *bytes, size_t len, struct dd_wei
 enum dd_status dd_torch_legacy_read(const uint8_t *bytes, size_t len, struct dd_weights *weights,
                                     struct dd_error *err) DD_MUST_CHECK;
 
-/* --- zip (model_zip.c) ------------------------------------------------------------------------------------------ */
+/* --- zip (model_zip.c) -------------------------------------------------------------------------------------------- */
 
 struct dd_zip_entry {
     const char *name; /* not terminated */
@@ -122,7 +122,7 @@ const struct dd_zip_entry *dd_zip_find(const struct dd_zip *zip, const char *nam
 enum dd_status dd_storage_bytes(const struct dd_storage *storage, const uint8_t **ret_bytes, uint8_t **ret_owned,
                                 struct dd_error *err) DD_MUST_CHECK;
 
-/* --- config.json, labels and tokenizer settings (model_config.c, model_tokenizer.c) ------------------------------ */
+/* --- config.json, labels and tokenizer settings (model_config.c, model_tokenizer.c) ------------------------------- */
 
 /* Parses text that ends with NUL after `bytes` bytes; NULL when it is not one JSON value or holds a NUL. */
 cJSON *dd_json_parse(const char *text, size_t bytes);
@@ -145,7 +145,7 @@ enum dd_status dd_model_vocab_read(const char *dir, int do_lower_case, char **re
 enum dd_status dd_model_tokenizer_write(const struct dd_model *model, const char *dir,
                                         struct dd_error *err) DD_MUST_CHECK;
 
-/* --- names (model_names.c) -------------------------------------------------------------------------------------- */
+/* --- names (model_names.c) ---------------------------------------------------------------------------------------- */
 
 /* For each tensor of the layout the index of its weight, or -1 (pooler, classifier only).  sources: [n_tensors]. */
 enum dd_status dd_model_match(const struct dd_weights *weights, const struct dd_params *layout, bool ignore_classifier,

@@ -57,10 +57,14 @@ static enum dd_status read_double(const cJSON *json, const char *field, double *
 /* NULL where the field is absent or null. */
 static enum dd_status read_text(const cJSON *json, const char *field, const char **ret_text, struct dd_error *err) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, field);
-    if (item != NULL && !cJSON_IsNull(item) && !cJSON_IsString(item)) {
+    if (item == NULL || cJSON_IsNull(item)) {
+        *ret_text = NULL;
+        return DD_OK;
+    }
+    if (!cJSON_IsString(item)) {
         return invalid(err, field, "must be a text");
     }
-    *ret_text = cJSON_IsString(item) ? item->valuestring : NULL;
+    *ret_text = item->valuestring;
     return DD_OK;
 }
 
@@ -189,8 +193,7 @@ static enum dd_status read_architecture(const cJSON *json, struct dd_config_fact
     return status;
 }
 
-/* --- labels --------------------------------------------------------------------------------------------------------
- */
+/* --- labels ------------------------------------------------------------------------------------------------------- */
 
 void dd_model_labels_default(struct dd_model_info *info) {
     for (int i = 0; i < DD_MAX_CLASSES; i++) {

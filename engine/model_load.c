@@ -35,8 +35,7 @@ static void release_source(struct source *source) {
     dd_tokenizer_free(source->tokenizer);
 }
 
-/* --- finding the files ---------------------------------------------------------------------------------------------
- */
+/* --- finding the files -------------------------------------------------------------------------------------------- */
 
 static bool is_weights_name(const char *name) {
     static const char *const endings[] = {".safetensors", ".pt", ".pth", ".bin"};
@@ -120,8 +119,7 @@ static enum dd_status open_weights(struct source *source, const char *path, stru
     return status == DD_OK ? dd_weights_open(weights, &source->weights, err) : status;
 }
 
-/* --- the configuration ---------------------------------------------------------------------------------------------
- */
+/* --- the configuration -------------------------------------------------------------------------------------------- */
 
 /* config.json beside the weights; *ret_json is NULL (and success) where there is none. */
 static enum dd_status read_config_file(const char *dir, cJSON **ret_json, struct dd_error *err) {
@@ -216,8 +214,7 @@ static enum dd_status read_config(struct source *source, struct dd_model_info *i
     return status;
 }
 
-/* --- everything but the values --------------------------------------------------------------------------------------
- */
+/* --- everything but the values ------------------------------------------------------------------------------------ */
 
 static enum dd_status open_tokenizer(struct source *source, const struct dd_config_facts *facts,
                                      struct dd_model_info *info, struct dd_error *err) {
@@ -290,8 +287,7 @@ static enum dd_status open_source(const char *path, struct source *source, struc
     return status == DD_OK ? open_tokenizer(source, &facts, info, err) : status;
 }
 
-/* --- the values ------------------------------------------------------------------------------------------------------
- */
+/* --- the values --------------------------------------------------------------------------------------------------- */
 
 static bool all_finite(const float *values, size_t count) {
     uint32_t bad = 0;
@@ -309,9 +305,9 @@ static void hash_head(struct dd_sha256 *hash, const struct dd_tensor *tensor) {
     dd_sha256_update(hash, numbers, sizeof numbers);
 }
 
-/* Reads one tensor, hashes it, and keeps it in into[tensor->count] unless into is NULL: then chunk is scratch. */
+/* Reads one tensor in chunks [CHUNK_FLOATS], hashes it, and keeps it in into[tensor->count] unless that is NULL. */
 static enum dd_status read_tensor(const struct dd_weight *weight, const struct dd_tensor *tensor,
-                                  struct dd_sha256 *hash, float *into, float *chunk, struct dd_error *err) {
+                                  struct dd_sha256 *hash, float *chunk, float *into, struct dd_error *err) {
     struct dd_weight_reader reader;
     enum dd_status status = dd_weight_reader_init(&reader, weight, err);
     if (status != DD_OK) {
@@ -320,10 +316,12 @@ static enum dd_status read_tensor(const struct dd_weight *weight, const struct d
     hash_head(hash, tensor);
     for (size_t at = 0; at < tensor->count && status == DD_OK; at += CHUNK_FLOATS) {
         size_t count = DD_MIN(tensor->count - at, (size_t)CHUNK_FLOATS);
-        float *values = into == NULL ? chunk : into + at;
-        dd_weight_read(&reader, at, count, values);
-        dd_sha256_update(hash, values, count * sizeof *values);
-        if (!all_finite(values, count)) {
+        dd_weight_read(&reader, at, count, chunk);
+        dd_sha256_update(hash, chunk, count * sizeof *chunk);
+        if (into != NULL) {
+            memcpy(into + at, chunk, count * sizeof *chunk);
+        }
+        if (!all_finite(chunk, count)) {
             status = dd_fail(err, DD_CORRUPT, "weights_not_finite", "%s holds values that are no finite fp32 numbers",
                              tensor->name);
         }
@@ -335,9 +333,9 @@ static enum dd_status read_tensor(const struct dd_weight *weight, const struct d
 /* Every tensor that the file has, in slab order, into slab (or nowhere when NULL); their hash into info. */
 static enum dd_status read_values(const struct source *source, float *slab, struct dd_model_info *info,
                                   struct dd_error *err) {
-    DD_CLEANUP(dd_free_ptr) float *chunk = slab == NULL ? dd_calloc(CHUNK_FLOATS, sizeof *chunk) : NULL;
+    DD_CLEANUP(dd_free_ptr) float *chunk = dd_calloc(CHUNK_FLOATS, sizeof *chunk);
     uint8_t digest[DD_SHA256_BYTES];
-    if (slab == NULL && chunk == NULL) {
+    if (chunk == NULL) {
         return dd_fail_memory(err, CHUNK_FLOATS * sizeof *chunk);
     }
     struct dd_sha256 *hash = dd_sha256_new();
@@ -348,8 +346,8 @@ static enum dd_status read_values(const struct source *source, float *slab, stru
     for (int i = 0; i < source->layout->n_tensors && status == DD_OK; i++) {
         const struct dd_tensor *tensor = &source->layout->tensors[i];
         if (source->indices[i] >= 0) {
-            status = read_tensor(&source->weights->items[source->indices[i]], tensor, hash,
-                                 slab == NULL ? NULL : slab + tensor->offset, chunk, err);
+            status = read_tensor(&source->weights->items[source->indices[i]], tensor, hash, chunk,
+                                 slab == NULL ? NULL : slab + tensor->offset, err);
         }
     }
     if (status == DD_OK) {

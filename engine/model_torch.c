@@ -15,7 +15,7 @@
 #define MAX_PICKLE_BYTES ((size_t)256 << 20)
 #define LEGACY_PROTOCOL 1001
 
-/* --- the zip form ----------------------------------------------------------------------------------------------- */
+/* --- the zip form ------------------------------------------------------------------------------------------------- */
 
 bool dd_torch_is_zip(const uint8_t *bytes, size_t len) {
     return len >= 4 && memcmp(bytes, "PK\3\4", 4) == 0;
@@ -44,8 +44,8 @@ static bool find_in_archive(const void *context, const char *key, size_t key_byt
     return entry != NULL;
 }
 
-/* Finds the folder of data.pkl. */
-static bool find_prefix(struct archive *archive) {
+/* Finds data.pkl and its folder; NULL without. */
+static const struct dd_storage *find_pickle(struct archive *archive) {
     static const char file[] = "/data.pkl";
     size_t file_bytes = sizeof file - 1;
     for (size_t i = 0; i < archive->zip.count; i++) {
@@ -55,10 +55,10 @@ static bool find_prefix(struct archive *archive) {
             memchr(entry->name, '/', entry->name_bytes - file_bytes) == NULL) {
             archive->prefix = entry->name;
             archive->prefix_bytes = entry->name_bytes - file_bytes + 1;
-            return true;
+            return &entry->storage;
         }
     }
-    return false;
+    return NULL;
 }
 
 static enum dd_status check_members(const struct archive *archive, struct dd_error *err) {
@@ -74,8 +74,8 @@ static enum dd_status check_members(const struct archive *archive, struct dd_err
     return DD_OK;
 }
 
-static enum dd_status read_archive(const struct archive *archive, struct dd_weights *weights, struct dd_error *err) {
-    const struct dd_storage *storage = &find_member(archive, "data.pkl", "", 0)->storage;
+static enum dd_status read_archive(const struct archive *archive, const struct dd_storage *storage,
+                                   struct dd_weights *weights, struct dd_error *err) {
     struct dd_torch_source source = {archive, find_in_archive};
     struct dd_pickle pickle = {0};
     DD_CLEANUP(dd_free_ptr) uint8_t *owned = NULL;
@@ -100,7 +100,8 @@ enum dd_status dd_torch_zip_read(const uint8_t *bytes, size_t len, struct dd_wei
     if (status != DD_OK) {
         return status;
     }
-    if (!find_prefix(&archive)) {
+    const struct dd_storage *pickle = find_pickle(&archive);
+    if (pickle == NULL) {
         status = dd_fail(err, DD_UNSUPPORTED, "zip_no_pickle",
                          "the zip archive has no data.pkl: it was not written by torch.save");
     } else {
@@ -110,13 +111,13 @@ enum dd_status dd_torch_zip_read(const uint8_t *bytes, size_t len, struct dd_wei
         weights->data_bytes += archive.zip.entries[i].storage.size_bytes;
     }
     if (status == DD_OK) {
-        status = read_archive(&archive, weights, err);
+        status = read_archive(&archive, pickle, weights, err);
     }
     dd_zip_release(&archive.zip);
     return status;
 }
 
-/* --- the legacy form -------------------------------------------------------------------------------------------- */
+/* --- the legacy form ---------------------------------------------------------------------------------------------- */
 
 /* A storage of the file: what the object's pickle says of it, then where its bytes are. */
 struct legacy_storage {

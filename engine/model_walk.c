@@ -51,7 +51,7 @@ static enum dd_status find_storage(struct walk *walk, const struct dd_pickle_nod
     return needed <= ret_storage->size_bytes ? DD_OK : dd_pickle_fail(walk->err, "a storage is shorter than it says");
 }
 
-/* --- the walk --------------------------------------------------------------------------------------------------- */
+/* --- the walk ----------------------------------------------------------------------------------------------------- */
 
 static bool int_items(const struct walk *walk, uint32_t tuple, int *ret_count, size_t *out) {
     const struct dd_pickle_node *node = dd_pickle_node(walk->pickle, tuple);
@@ -140,7 +140,7 @@ static enum dd_status walk_module(struct walk *walk, uint32_t module, size_t at,
     return status;
 }
 
-/* --- a configuration among the attributes ----------------------------------------------------------------------- */
+/* --- a configuration among the attributes ------------------------------------------------------------------------- */
 
 /* Adds value to a JSON array (key ABSENT) or object; what JSON cannot say, or lies too deep, is left out. */
 static enum dd_status put_json(struct walk *walk, cJSON *into, uint32_t key, uint32_t value, int depth);
@@ -318,7 +318,7 @@ static enum dd_status take_config(struct walk *walk, uint32_t root) {
     return DD_OK;
 }
 
-/* --- the object ------------------------------------------------------------------------------------------------- */
+/* --- the object --------------------------------------------------------------------------------------------------- */
 
 static bool has_tensor(const struct dd_pickle *pickle, uint32_t index) {
     const struct dd_pickle_node *node = dd_pickle_node(pickle, dd_pickle_dict(pickle, index));

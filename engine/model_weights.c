@@ -205,22 +205,22 @@ static enum dd_status add_index(struct dd_weights *weights, const char *path, st
 }
 
 static int compare_names(const void *a, const void *b) {
-    const struct dd_weight *const *left = a, *const *right = b;
-    return strcmp((*left)->name, (*right)->name);
+    const char *const *left = a, *const *right = b;
+    return strcmp(*left, *right);
 }
 
 static enum dd_status check_names_differ(const struct dd_weights *weights, struct dd_error *err) {
-    DD_CLEANUP(dd_free_ptr) const struct dd_weight **sorted = dd_calloc(weights->count + 1, sizeof *sorted);
-    if (sorted == NULL) {
-        return dd_fail_memory(err, weights->count * sizeof *sorted);
+    DD_CLEANUP(dd_free_ptr) const char **names = dd_calloc(weights->count + 1, sizeof *names);
+    if (names == NULL) {
+        return dd_fail_memory(err, weights->count * sizeof *names);
     }
     for (size_t i = 0; i < weights->count; i++) {
-        sorted[i] = &weights->items[i];
+        names[i] = weights->items[i].name;
     }
-    qsort(sorted, weights->count, sizeof *sorted, compare_names);
+    qsort(names, weights->count, sizeof *names, compare_names);
     for (size_t i = 1; i < weights->count; i++) {
-        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0) {
-            return dd_fail(err, DD_CORRUPT, "weights_corrupt", "tensor %.200s occurs twice", sorted[i]->name);
+        if (strcmp(names[i - 1], names[i]) == 0) {
+            return dd_fail(err, DD_CORRUPT, "weights_corrupt", "tensor %.200s occurs twice", names[i]);
         }
     }
     return DD_OK;
@@ -246,7 +246,7 @@ enum dd_status dd_weights_open(const char *path, struct dd_weights **ret_weights
     return DD_OK;
 }
 
-/* --- values ----------------------------------------------------------------------------------------------------- */
+/* --- values ------------------------------------------------------------------------------------------------------- */
 
 enum dd_status dd_weight_reader_init(struct dd_weight_reader *reader, const struct dd_weight *weight,
                                      struct dd_error *err) {
@@ -325,7 +325,7 @@ void dd_weight_read(const struct dd_weight_reader *reader, size_t first, size_t 
         convert(weight->dtype, reader->bytes + (weight->offset + first) * width, 1, count, out);
         return;
     }
-    while (count > 0) {
+    while (count > 0 && columns > 0) {
         size_t row = first / columns, column = first % columns;
         size_t run = DD_MIN(count, columns - column);
         size_t at = weight->offset + row * row_stride + column * column_stride;

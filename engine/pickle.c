@@ -33,7 +33,7 @@ static enum dd_status too_large(struct dd_error *err, const char *what) {
     return dd_fail(err, DD_TOO_LARGE, "pickle_too_large", "the pickle has too many %s", what);
 }
 
-/* --- the heap --------------------------------------------------------------------------------------------------- */
+/* --- the heap ----------------------------------------------------------------------------------------------------- */
 
 enum dd_status dd_pickle_add(struct dd_pickle *pickle, const struct dd_pickle_node *node, uint32_t *ret_index,
                              struct dd_error *err) {
@@ -89,7 +89,7 @@ void dd_pickle_release(struct dd_pickle *pickle) {
     *pickle = (struct dd_pickle){0};
 }
 
-/* --- the stack and the memo ------------------------------------------------------------------------------------- */
+/* --- the stack and the memo --------------------------------------------------------------------------------------- */
 
 static enum dd_status push(struct machine *m, uint32_t value) {
     if (m->depth == m->stack_cap) {
@@ -168,7 +168,7 @@ static enum dd_status memo_get(struct machine *m, uint64_t slot) {
     return push(m, m->memo[slot]);
 }
 
-/* --- reading arguments ------------------------------------------------------------------------------------------ */
+/* --- reading arguments -------------------------------------------------------------------------------------------- */
 
 static bool take(struct machine *m, size_t count, const uint8_t **ret_bytes) {
     if (count > (size_t)(m->end - m->at)) {
@@ -272,7 +272,7 @@ static enum dd_status push_global(struct machine *m) {
     return push_node(m, &global);
 }
 
-/* --- building --------------------------------------------------------------------------------------------------- */
+/* --- building ----------------------------------------------------------------------------------------------------- */
 
 static enum dd_status push_empty(struct machine *m, enum dd_pickle_kind kind) {
     struct dd_pickle_node node = {.kind = kind};
@@ -421,16 +421,9 @@ static enum dd_status persistent(struct machine *m) {
 }
 
 static enum dd_status discard(struct machine *m, bool to_mark) {
-    uint32_t first = 0;
-    if (!to_mark) {
-        if (m->depth == 0) {
-            return dd_pickle_fail(m->err, "its stack is too short");
-        }
-        m->depth--;
-        return DD_OK;
-    }
-    if (!find_mark(m, &first)) {
-        return dd_pickle_fail(m->err, "a mark is missing");
+    uint32_t first = m->depth;
+    if (to_mark ? !find_mark(m, &first) : first == 0) {
+        return dd_pickle_fail(m->err, "its stack is too short");
     }
     m->depth = first - 1;
     return DD_OK;

@@ -79,7 +79,7 @@ enum dd_status dd_pickle_parse(const uint8_t *bytes, size_t len, struct dd_pickl
                                struct dd_error *err) DD_MUST_CHECK;
 void dd_pickle_release(struct dd_pickle *pickle);
 
-/* --- looking at the result -------------------------------------------------------------------------------------- */
+/* --- looking at the result ---------------------------------------------------------------------------------------- */
 
 const struct dd_pickle_node *dd_pickle_node(const struct dd_pickle *pickle, uint32_t index); /* ABSENT gives None */
 bool dd_pickle_text_is(const struct dd_pickle *pickle, uint32_t index, const char *text);
@@ -93,7 +93,7 @@ uint32_t dd_pickle_dict(const struct dd_pickle *pickle, uint32_t index);
 /* The attributes of an OBJECT: its state, or the first part of a (dict, slots) state; else ABSENT. */
 uint32_t dd_pickle_attributes(const struct dd_pickle *pickle, uint32_t index);
 
-/* --- shared by pickle.c and pickle_torch.c ----------------------------------------------------------------------- */
+/* --- shared by pickle.c and pickle_torch.c ------------------------------------------------------------------------ */
 
 enum dd_status dd_pickle_add(struct dd_pickle *pickle, const struct dd_pickle_node *node, uint32_t *ret_index,
                              struct dd_error *err) DD_MUST_CHECK;
@@ -107,7 +107,7 @@ enum dd_status dd_pickle_reduce(struct dd_pickle *pickle, uint32_t callee, uint3
 enum dd_status dd_pickle_persistent(struct dd_pickle *pickle, uint32_t id, uint32_t *ret_index,
                                     struct dd_error *err) DD_MUST_CHECK;
 
-/* --- from the object to tensors (model_walk.c) ------------------------------------------------------------------- */
+/* --- from the object to tensors (model_walk.c) -------------------------------------------------------------------- */
 
 /* Where the bytes of the storage `key` lie; false when it is not there. */
 struct dd_torch_source {

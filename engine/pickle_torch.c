@@ -18,7 +18,7 @@
 
 #include <string.h>
 
-/* --- looking ---------------------------------------------------------------------------------------------------- */
+/* --- looking ------------------------------------------------------------------------------------------------------ */
 
 const struct dd_pickle_node *dd_pickle_node(const struct dd_pickle *pickle, uint32_t index) {
     static const struct dd_pickle_node none = {.kind = DD_PICKLE_NONE};
@@ -70,7 +70,7 @@ uint32_t dd_pickle_attributes(const struct dd_pickle *pickle, uint32_t index) {
     return dd_pickle_dict(pickle, node->object.state);
 }
 
-/* --- arguments -------------------------------------------------------------------------------------------------- */
+/* --- arguments ---------------------------------------------------------------------------------------------------- */
 
 static uint32_t argument(const struct dd_pickle *pickle, uint32_t tuple, uint32_t at) {
     const struct dd_pickle_node *node = dd_pickle_node(pickle, tuple);
@@ -95,7 +95,7 @@ static enum dd_status object(struct dd_pickle *pickle, uint32_t callee, uint32_t
     return dd_pickle_add(pickle, &node, ret_index, err);
 }
 
-/* --- storages --------------------------------------------------------------------------------------------------- */
+/* --- storages ----------------------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
@@ -163,7 +163,7 @@ enum dd_status dd_pickle_persistent(struct dd_pickle *pickle, uint32_t id, uint3
     return dd_pickle_fail(err, "it refers to something outside that is no storage");
 }
 
-/* --- calls ------------------------------------------------------------------------------------------------------ */
+/* --- calls -------------------------------------------------------------------------------------------------------- */
 
 static enum dd_status rebuild_tensor(struct dd_pickle *pickle, uint32_t args, bool has_dtype, uint32_t *ret_index,
                                      struct dd_error *err) {

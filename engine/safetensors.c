@@ -187,7 +187,7 @@ enum dd_status dd_safetensors_read(const uint8_t *bytes, size_t len, struct dd_w
     return status;
 }
 
-/* --- writing ---------------------------------------------------------------------------------------------------- */
+/* --- writing ------------------------------------------------------------------------------------------------------ */
 
 static void put_header(struct dd_buffer *header, const struct dd_params *params, const bool *skip, bool strip_prefix) {
     size_t at = 0;
