@@ -5,6 +5,7 @@
  * HTTP thread.
  */
 #include <arpa/inet.h>
+#include <assert.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@ static void once(const char **field, unsigned *count, const char *value) {
 static enum MHD_Result read_header(void *context, enum MHD_ValueKind kind, const char *key, const char *value) {
     (void)kind;
     struct dd_headers *h = context;
+    assert(h != NULL);
     value = value == NULL ? "" : value;
     if (key[0] == '\0' || strpbrk(key, " \t") != NULL) {
         h->malformed = true; /* libmicrohttpd lets such lines pass; a proxy may read them as another header */
@@ -132,20 +134,20 @@ static bool is_loopback_name(const char *host) {
 static bool is_own_address(const struct dd_request *request, const char *host) {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct sockaddr_storage own;
+    union dd_address own = {.room = {0}};
     socklen_t len = sizeof own;
-    if (info == NULL || getsockname(info->connect_fd, (struct sockaddr *)&own, &len) != 0) {
+    if (info == NULL || getsockname(info->connect_fd, &own.any, &len) != 0) {
         return false;
     }
     struct in_addr v4;
     struct in6_addr v6;
-    if (own.ss_family == AF_INET) {
-        return inet_pton(AF_INET, host, &v4) == 1 &&
-               memcmp(&v4, &((struct sockaddr_in *)&own)->sin_addr, sizeof v4) == 0;
+    if (own.any.sa_family == AF_INET) {
+        return inet_pton(AF_INET, host, &v4) == 1 && memcmp(&v4, &own.v4.sin_addr, sizeof v4) == 0;
     }
-    const struct in6_addr *own6 = &((struct sockaddr_in6 *)&own)->sin6_addr;
-    if (IN6_IS_ADDR_V4MAPPED(own6) && inet_pton(AF_INET, host, &v4) == 1) {
-        return memcmp(&v4, own6->s6_addr + 12, sizeof v4) == 0;
+    static const uint8_t mapped[12] = {[10] = 0xFF, [11] = 0xFF}; /* ::ffff:a.b.c.d, on a socket for both families */
+    const uint8_t *own6 = own.v6.sin6_addr.s6_addr;
+    if (memcmp(own6, mapped, sizeof mapped) == 0 && inet_pton(AF_INET, host, &v4) == 1) {
+        return memcmp(&v4, own6 + sizeof mapped, sizeof v4) == 0;
     }
     return inet_pton(AF_INET6, host, &v6) == 1 && memcmp(&v6, own6, sizeof v6) == 0;
 }

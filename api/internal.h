@@ -7,6 +7,7 @@
 #define DD_API_INTERNAL_H
 
 #include <microhttpd.h>
+#include <netinet/in.h>
 #include <pthread.h>
 
 #include "api/api.h"
@@ -15,6 +16,13 @@
 #define DD_MAX_QUERY_PARAMS 64
 #define DD_MAX_PARTS 256
 #define DD_JSON_MAX_DEPTH 64
+
+union dd_address { /* of a socket, without casts between kinds */
+    struct sockaddr_storage room;
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
 
 /* --- text (text.c) ------------------------------------------------------------------------------------------------ */
 

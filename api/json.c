@@ -232,7 +232,9 @@ __attribute__((noinline)) static enum dd_status names_unique(const cJSON *object
         }
         names[count++] = member->string;
     }
-    qsort(names, count, sizeof names[0], compare_names);
+    if (count > 1) {
+        qsort(names, count, sizeof names[0], compare_names);
+    }
     for (size_t i = 1; i < count; i++) {
         if (strcmp(names[i - 1], names[i]) == 0) {
             return dd_fail(err, DD_MALFORMED, "json_repeated_name", "the member \"%.100s\" is given more than once",

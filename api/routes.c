@@ -155,7 +155,7 @@ static const struct dd_field experiment_patch_body[] = {
     {                                                                                                                  \
         DD_POST, EXPERIMENT "/" #verb, OP(experiment_##verb),                                                          \
             .success = 202, .flags = DD_ROUTE_IDEMPOTENT, .produces = JSON_ONLY, .response = "Experiment",             \
-            .tag = "experiments", .operation_id = #verb "_experiment", .summary = text                                 \
+            .tag = "experiments", .operation_id = #verb "_experiment", .summary = (text)                               \
     }
 
 static const struct dd_route routes[] = {

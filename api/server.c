@@ -74,11 +74,10 @@ static enum dd_status open_socket(struct dd_api *api, struct dd_error *err) {
     }
     api->listen_loopback = is_loopback(found->ai_addr);
     freeaddrinfo(found);
-    struct sockaddr_storage own;
+    union dd_address own = {.room = {0}};
     socklen_t len = sizeof own;
-    if (status == DD_OK && getsockname(fd, (struct sockaddr *)&own, &len) == 0) {
-        api->port = ntohs(own.ss_family == AF_INET ? ((struct sockaddr_in *)&own)->sin_port
-                                                   : ((struct sockaddr_in6 *)&own)->sin6_port);
+    if (status == DD_OK && getsockname(fd, &own.any, &len) == 0) {
+        api->port = ntohs(own.any.sa_family == AF_INET ? own.v4.sin_port : own.v6.sin6_port);
     }
     if (status != DD_OK) {
         dd_close_fd(&fd);
@@ -144,7 +143,7 @@ static enum dd_status empty_upload_dir(const char *path, struct dd_error *err) {
     for (struct dirent *entry; status == DD_OK && (entry = readdir(dir)) != NULL;) {
         char full[4096];
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
-            status = dd_path_join(full, sizeof full, err, path, entry->d_name, NULL);
+            status = dd_path_join(full, sizeof full, err, path, entry->d_name, (char *)NULL);
             status = status == DD_OK ? dd_tree_remove(full, err) : status;
         }
     }
