@@ -19,7 +19,7 @@ static void attempt_init(struct attempt *attempt, int task, int optimizer, const
 }
 
 static void record_path(char out[512], const char *run, int number) {
-    char name[64];
+    char name[160];
     snprintf(name, sizeof name, "%s-attempt-%d.bin", run, number);
     fixture_path(out, name);
 }
