@@ -8,6 +8,7 @@
 #include <zlib.h>
 
 #include "api/internal.h"
+#include "spec/spec.h"
 
 #define GZIP_FROM_BYTES 1400 /* below that it saves no packet */
 #define GZIP_LEVEL 4
@@ -293,7 +294,7 @@ static void answer_json(struct dd_request *request, struct dd_api_result *result
             cJSON_AddNullToObject(result->json, "next_cursor");
         }
     }
-    char *text = request->pretty ? cJSON_Print(result->json) : cJSON_PrintUnformatted(result->json);
+    char *text = dd_json_print(result->json, request->pretty);
     if (text == NULL) {
         return;
     }

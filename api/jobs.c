@@ -17,7 +17,8 @@
 
 #include "api/internal.h"
 
-#define MAX_QUEUED 64
+#define MAX_QUEUED 64        /* heavy: an answer would be minutes away */
+#define MAX_QUEUED_SLOW 1024 /* all that the connections may ask at once, about */
 #define MAX_THREADS 64
 
 struct queue {
@@ -141,11 +142,12 @@ enum dd_status dd_jobs_park(struct dd_jobs *jobs, struct dd_request *request, st
     enum dd_status status = DD_OK;
     pthread_mutex_lock(&jobs->lock);
     struct queue *queue = request->job_heavy ? &jobs->heavy : &jobs->slow;
+    int most = request->job_heavy ? MAX_QUEUED : MAX_QUEUED_SLOW;
     if (jobs->closed) {
         status = dd_fail(err, DD_BUSY, "stopping", "the server is stopping");
-    } else if (queue->count >= MAX_QUEUED) {
-        status = dd_fail(err, DD_BUSY, "too_busy", "%d requests of this kind wait already; ask again in a moment",
-                         MAX_QUEUED);
+    } else if (queue->count >= most) {
+        status =
+            dd_fail(err, DD_BUSY, "too_busy", "%d requests of this kind wait already; ask again in a moment", most);
     } else {
         request->phase = DD_PHASE_PARKED;
         MHD_suspend_connection(request->connection);

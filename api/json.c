@@ -236,6 +236,7 @@ __attribute__((noinline)) static enum dd_status names_unique(const cJSON *object
         qsort(names, count, sizeof names[0], compare_names);
     }
     for (size_t i = 1; i < count; i++) {
+        // cppcheck-suppress uninitvar ; the first count are set
         if (strcmp(names[i - 1], names[i]) == 0) {
             return dd_fail(err, DD_MALFORMED, "json_repeated_name", "the member \"%.100s\" is given more than once",
                            names[i]);

@@ -154,8 +154,8 @@ static const struct dd_field experiment_patch_body[] = {
 #define ACTION(verb, text)                                                                                             \
     {                                                                                                                  \
         DD_POST, EXPERIMENT "/" #verb, OP(experiment_##verb),                                                          \
-            .success = 202, .flags = DD_ROUTE_IDEMPOTENT, .produces = JSON_ONLY, .response = "Experiment",             \
-            .tag = "experiments", .operation_id = #verb "_experiment", .summary = (text)                               \
+            .success = 202, .flags = DD_ROUTE_SLOW | DD_ROUTE_IDEMPOTENT, .produces = JSON_ONLY,                       \
+            .response = "Experiment", .tag = "experiments", .operation_id = #verb "_experiment", .summary = (text)     \
     }
 
 static const struct dd_route routes[] = {
@@ -196,7 +196,7 @@ static const struct dd_route routes[] = {
      .operation_id = "delete_model", .summary = "Delete; 409 while in use"},
 
     {DD_POST, V1 "/experiments", OP(experiment_create), .success = 201,
-     .flags = DD_ROUTE_JSON | DD_ROUTE_SPEC | DD_ROUTE_SLOW_DRY_RUN | DD_ROUTE_IDEMPOTENT,
+     .flags = DD_ROUTE_JSON | DD_ROUTE_SPEC | DD_ROUTE_SLOW_DRY_RUN | DD_ROUTE_SLOW | DD_ROUTE_IDEMPOTENT,
      .query = experiment_create_query, .produces = JSON_ONLY, .response = "Experiment", .tag = "experiments",
      .operation_id = "create_experiment", .summary = "Queue a run"},
     {DD_GET, V1 "/experiments", OP(experiment_list), .success = 200, .flags = DD_ROUTE_LIST | DD_ROUTE_SLOW,
@@ -204,9 +204,9 @@ static const struct dd_route routes[] = {
      .operation_id = "list_experiments", .summary = "The history"},
     {DD_GET, EXPERIMENT, OP(experiment_get), .success = 200, .produces = JSON_ONLY, .response = "Experiment",
      .tag = "experiments", .operation_id = "get_experiment", .summary = "One run"},
-    {DD_PATCH, EXPERIMENT, OP(experiment_patch), .success = 200, .flags = DD_ROUTE_JSON, .body = experiment_patch_body,
-     .produces = JSON_ONLY, .response = "Experiment", .tag = "experiments", .operation_id = "patch_experiment",
-     .summary = "Change name, tags, notes or priority (JSON merge patch)"},
+    {DD_PATCH, EXPERIMENT, OP(experiment_patch), .success = 200, .flags = DD_ROUTE_JSON | DD_ROUTE_SLOW,
+     .body = experiment_patch_body, .produces = JSON_ONLY, .response = "Experiment", .tag = "experiments",
+     .operation_id = "patch_experiment", .summary = "Change name, tags, notes or priority (JSON merge patch)"},
     {DD_DELETE, EXPERIMENT, OP(experiment_delete), .success = 204, .flags = DD_ROUTE_SLOW, .tag = "experiments",
      .operation_id = "delete_experiment", .summary = "Delete with all it recorded; 409 while running"},
     ACTION(cancel, "Stop for good"),
@@ -214,8 +214,8 @@ static const struct dd_route routes[] = {
     ACTION(resume, "Queue a paused run again"),
     ACTION(retry, "Queue a failed or cancelled run again"),
     {DD_POST, EXPERIMENT "/clone", OP(experiment_clone), .success = 201,
-     .flags = DD_ROUTE_JSON | DD_ROUTE_BODY_OPTIONAL | DD_ROUTE_SPEC_PART | DD_ROUTE_IDEMPOTENT, .produces = JSON_ONLY,
-     .response = "Experiment", .tag = "experiments", .operation_id = "clone_experiment",
+     .flags = DD_ROUTE_JSON | DD_ROUTE_BODY_OPTIONAL | DD_ROUTE_SPEC_PART | DD_ROUTE_SLOW | DD_ROUTE_IDEMPOTENT,
+     .produces = JSON_ONLY, .response = "Experiment", .tag = "experiments", .operation_id = "clone_experiment",
      .summary = "Queue a copy; the body holds the fields to change"},
     {DD_GET, EXPERIMENT "/metrics", OP(experiment_metrics), .success = 200, .query = metrics_query,
      .produces = JSON_OR_CSV, .response = "Metrics", .tag = "experiments", .operation_id = "get_metrics",

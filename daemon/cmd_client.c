@@ -20,8 +20,10 @@ static const char *text_of(const cJSON *object, const char *name) {
 }
 
 static void print_json(const cJSON *json) {
-    DD_CLEANUP(dd_free_ptr) char *text = cJSON_Print(json);
+    cJSON *copy = cJSON_Duplicate(json, true);
+    DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(copy, true);
     puts(text != NULL ? text : "");
+    cJSON_Delete(copy);
 }
 
 bool dd_id_parse(const char *text, int64_t *ret_id) {
@@ -78,7 +80,7 @@ static enum dd_status spec_from_pairs(const char *const *pairs, char **ret_text,
     enum dd_status status = DD_OK;
     for (int i = 0; pairs[i] != NULL && status == DD_OK; i++)
         status = add_pair(spec, field(schema, "properties"), pairs[i], err);
-    char *text = status == DD_OK ? cJSON_PrintUnformatted(spec) : NULL;
+    char *text = status == DD_OK ? dd_json_print(spec, false) : NULL;
     cJSON_Delete(spec);
     cJSON_Delete(schema);
     if (status == DD_OK && text == NULL)

@@ -56,7 +56,7 @@ static void print_prediction(const struct dd_model_info *info, const float *logi
         dd_put_number(scores, info->labels[l], exp((double)logits[l] - (double)logits[best]) / sum);
         cJSON_AddItemToArray(list, cJSON_CreateNumber((double)logits[l]));
     }
-    DD_CLEANUP(dd_free_ptr) char *text = cJSON_PrintUnformatted(object);
+    DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(object, false);
     puts(text != NULL ? text : "");
     cJSON_Delete(object);
 }
@@ -168,7 +168,7 @@ int dd_inspect_command(const struct dd_options *options, const char *const *args
         cJSON_AddStringToObject(source, "type", "path");
         cJSON_AddStringToObject(source, "path", args[0]);
         cJSON *json = dd_model_describe(info, DD_MIN(512, info->config.max_positions), source);
-        DD_CLEANUP(dd_free_ptr) char *text = cJSON_Print(json);
+        DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(json, true);
         puts(text != NULL ? text : "");
         cJSON_Delete(json);
     } else if (status == DD_OK) {

@@ -246,11 +246,17 @@ struct dd_train_events dd_job_events(struct dd_job *job) {
                                     .phase = on_phase};
 }
 
+void dd_job_flush(struct dd_job *job) {
+    pthread_mutex_lock(&job->lock);
+    bool stepped = job->progress.step.step > 0;
+    pthread_mutex_unlock(&job->lock);
+    if (!stepped)
+        return;
+    send_steps(job);
+    flush_steps(job);
+}
+
 void dd_job_clear(struct dd_job *job) {
-    if (job->n_steps > 0) { /* of an epoch that was stopped: the curve shows how far it came */
-        send_steps(job);
-        flush_steps(job);
-    }
     free(job->steps);
     job->steps = NULL;
     job->n_steps = job->cap_steps = job->n_sent = 0;

@@ -29,6 +29,9 @@ struct dd_job {
 struct dd_train_events dd_job_events(struct dd_job *job);
 void dd_job_phase(struct dd_job *job, const char *phase, double done);
 void dd_job_logf(struct dd_job *job, enum dd_log_level level, const char *fmt, ...) DD_PRINTF(3, 4);
+/* All steps and the progress into storage: before the state changes, so that who sees the new state sees how far it
+ * came. */
+void dd_job_flush(struct dd_job *job);
 void dd_job_clear(struct dd_job *job); /* after the run: frees what was buffered */
 
 #endif

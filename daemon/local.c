@@ -228,7 +228,7 @@ static enum dd_status open_data_dir(struct dd_local *local, const struct dd_opti
 static enum dd_status open_all(struct dd_local *local, const struct dd_options *options, cJSON *body,
                                struct places *places, struct dd_faults *faults, struct dd_error *err) {
     take_paths(body, places);
-    DD_CLEANUP(dd_free_ptr) char *text = cJSON_PrintUnformatted(body);
+    DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(body, false);
     if (text == NULL)
         return dd_fail_json(err);
     enum dd_status status = dd_spec_parse(body, "", &local->setup.spec, faults, err);

@@ -60,7 +60,7 @@ static enum dd_status describe(const struct dd_experiment *e, const struct dd_tr
     enum dd_status status = dd_model_inspect(result->best_dir, info, err);
     if (status == DD_OK) {
         cJSON *json = dd_model_describe(info, max_length, source_json(e, result));
-        asset->info_json = cJSON_PrintUnformatted(json);
+        asset->info_json = dd_json_print(json, false);
         asset->kind = dd_strdup("classifier");
         cJSON_Delete(json);
         if (asset->info_json == NULL || asset->kind == NULL)

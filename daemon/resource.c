@@ -291,7 +291,7 @@ void dd_publish(struct dd_daemon *daemon, const char *type, int64_t experiment_i
     struct dd_api *api = atomic_load(&daemon->api);
     if (api != NULL && data != NULL) {
         cJSON_AddNumberToObject(data, "experiment_id", (double)experiment_id);
-        DD_CLEANUP(dd_free_ptr) char *text = cJSON_PrintUnformatted(data);
+        DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(data, false);
         if (text != NULL)
             dd_api_publish(api, type, experiment_id, text);
     }

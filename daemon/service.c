@@ -1,6 +1,7 @@
 /* The table of operations that api/ calls, and what several of them share.
  * Threads: HTTP and request threads; daemon points to struct dd_daemon.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -69,6 +70,10 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .experiment_log = dd_experiment_log_op,
         .experiment_archive = dd_experiment_archive_op,
         .compare = dd_compare_op,
+        .sweep_create = dd_sweep_create_op,
+        .sweep_list = dd_sweep_list_op,
+        .sweep_get = dd_sweep_get_op,
+        .sweep_cancel = dd_sweep_cancel_op,
         .system = dd_system_op,
         .ready = dd_ready_op,
         .metrics_text = dd_metrics_text_op,
@@ -165,6 +170,7 @@ enum dd_status dd_evaluate(struct dd_daemon *daemon, struct dd_loaded *model, in
         for (int l = 0; l < info->n_labels; l++)
             if (class_of[l] >= 0 && (best < 0 || row[l] > row[best]))
                 best = l;
+        assert(best >= 0); /* match_labels saw every class under some label */
         predicted[i] = class_of[best];
     }
     if (status == DD_OK)

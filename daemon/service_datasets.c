@@ -76,7 +76,7 @@ static enum dd_status record(struct dd_daemon *daemon, const char *name, char *r
         return status;
     cJSON *info = dd_dataset_describe(dataset, skipped, cancel);
     dd_dataset_free(dataset);
-    DD_CLEANUP(dd_free_ptr) char *text = cJSON_PrintUnformatted(info);
+    DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(info, false);
     DD_CLEANUP(dd_free_ptr) char *copy = dd_strdup(name);
     cJSON_Delete(info);
     if (text == NULL || copy == NULL)

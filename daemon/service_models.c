@@ -119,7 +119,7 @@ static enum dd_status record(struct dd_daemon *daemon, const char *name, char *d
                                                : status;
     }
     cJSON *info = dd_model_describe(&model->info, DD_MIN(512, model->info.config.max_positions), source);
-    DD_CLEANUP(dd_free_ptr) char *text = cJSON_PrintUnformatted(info);
+    DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(info, false);
     DD_CLEANUP(dd_free_ptr) char *copy = dd_strdup(name);
     DD_CLEANUP(dd_free_ptr) char *kind = dd_strdup(model->info.kind == DD_MODEL_CLASSIFIER ? "classifier" : "encoder");
     cJSON_Delete(info);

@@ -26,7 +26,9 @@ static enum dd_status load_model(struct dd_daemon *daemon, const char *name, str
     if (status == DD_OK)
         status = dd_model_load(path, ret_model, err);
     dd_asset_release(&asset);
-    return status == DD_OK ? DD_OK : dd_error_prefix(err, "model %s", name);
+    if (status != DD_OK)
+        (void)dd_error_prefix(err, "model %s", name);
+    return status;
 }
 
 static enum dd_status load_dataset(struct dd_daemon *daemon, const char *name, struct dd_loaded **ret_dataset,

@@ -216,8 +216,8 @@ static cJSON *estimate_json(const struct dd_train_estimate *e) {
 /* Splits the resolved JSON in what decides the run and its tags. */
 static enum dd_status spec_texts(const struct dd_spec *spec, char **ret_spec, char **ret_tags, struct dd_error *err) {
     cJSON *json = dd_spec_to_json(spec);
-    char *text = cJSON_PrintUnformatted(json);
-    char *tags = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(json, "tags"));
+    char *text = dd_json_print(json, false);
+    char *tags = dd_json_print(cJSON_GetObjectItemCaseSensitive(json, "tags"), false);
     cJSON_Delete(json);
     if (text == NULL || tags == NULL) {
         free(text);

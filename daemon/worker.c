@@ -273,6 +273,7 @@ static void run_job(struct dd_workers *workers, struct dd_job *job) {
                     job->experiment.attempts);
         status = result != NULL ? train(workers, job, result, &err) : dd_fail_memory(&err, sizeof *result);
     }
+    dd_job_flush(job);
     if (status == DD_OK)
         status = finish_well(job, result, &err);
     else if (status == DD_STOPPED)

@@ -69,7 +69,7 @@ static size_t build_record(struct importer *importer, const struct dd_source_row
         .label = label, .text_bytes = (uint32_t)row->text.len, .pair_bytes = (uint32_t)row->pair.len};
     dd_record_put(importer->record, &head);
     memcpy(importer->record + DD_RECORD_HEAD, row->text.bytes, row->text.len);
-    if (row->pair.len > 0) {
+    if (row->pair.bytes) {
         memcpy(importer->record + DD_RECORD_HEAD + row->text.len, row->pair.bytes, row->pair.len);
     }
     return DD_RECORD_HEAD + row->text.len + row->pair.len;

@@ -14,7 +14,8 @@ static void log_softmax(const float *logits, int c, double temperature, double *
         out[j] = (double)logits[j] / temperature - most;
         sum += exp(out[j]);
     }
-    double shift = log(sum);
+    /* The largest logit gave exp(0): sum is at least 1. */
+    double shift = log(sum); // cppcheck-suppress invalidFunctionArg ; so never 0
     for (int j = 0; j < c; j++) {
         out[j] -= shift;
     }

@@ -68,7 +68,8 @@ static enum dd_status grow(void *array, size_t *cap, size_t count, size_t size, 
     memcpy(&old, array, sizeof old);
     bigger = dd_realloc_array(old, wanted, size);
     if (!bigger) {
-        return dd_fail_memory(err, wanted * size);
+        (void)dd_fail_memory(err, wanted * size);
+        return DD_NO_MEMORY;
     }
     memset((char *)bigger + *cap * size, 0, (wanted - *cap) * size);
     memcpy(array, &bigger, sizeof bigger);

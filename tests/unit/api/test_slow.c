@@ -1,4 +1,5 @@
 /* Slow operations on request threads, Idempotency-Key, and stopping with all kinds of requests under way. */
+#include "api/routes.h"
 #include "fake.h"
 #include "pages_fixture.h"
 
@@ -251,11 +252,30 @@ static void test_stop_drains(void **state) {
     setup(state);
 }
 
+/* What changes something waits for its commit, and a submission may hash a data set: never on the HTTP thread. */
+static void test_changes_leave_the_http_thread(void **state) {
+    (void)state;
+    size_t count, changes = 0;
+    const struct dd_route *routes = dd_routes(&count);
+    for (size_t i = 0; i < count; i++) {
+        if (routes[i].method == DD_GET) {
+            continue;
+        }
+        changes++;
+        if (!(routes[i].flags & (DD_ROUTE_SLOW | DD_ROUTE_HEAVY))) {
+            fail_msg("%s", routes[i].operation_id);
+        }
+    }
+    assert_true(changes >= 10);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_others_go_on), cmocka_unit_test(test_queue_full),    cmocka_unit_test(test_client_gone),
-        cmocka_unit_test(test_replay),       cmocka_unit_test(test_replay_upload), cmocka_unit_test(test_two_at_once),
-        cmocka_unit_test(test_stop),         cmocka_unit_test(test_stop_drains),
+        cmocka_unit_test(test_others_go_on),  cmocka_unit_test(test_queue_full),
+        cmocka_unit_test(test_client_gone),   cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_replay_upload), cmocka_unit_test(test_two_at_once),
+        cmocka_unit_test(test_stop),          cmocka_unit_test(test_changes_leave_the_http_thread),
+        cmocka_unit_test(test_stop_drains),
     };
     return cmocka_run_group_tests(tests, setup, teardown_default);
 }

@@ -286,6 +286,68 @@ static void test_resolved_json_resolves_to_itself(void **state) {
     assert_in_range(passed, 100, 60000); /* the generator must hit valid specs, or this shows nothing */
 }
 
+/* Through text and back, twice, as a stored spec travels that is cloned. */
+static void test_numbers_survive_text(void **state) {
+    (void)state;
+    static const double edges[] = {0,
+                                   1,
+                                   999999999999999.0,
+                                   1e15,
+                                   1e15 + 1,
+                                   4503599627370497.0,
+                                   9007199254740990.0,
+                                   9007199254740991.0,
+                                   0.1 + 0.2,
+                                   1.0 / 3,
+                                   5e-5,
+                                   1e-300,
+                                   -1.5};
+    for (int round = 0; round < 20000; round++) {
+        double value;
+        if (round < (int)(sizeof edges / sizeof edges[0]))
+            value = edges[round];
+        else if (round % 2 == 0)
+            value =
+                (double)(((uint64_t)random_below(1 << 27) << 26 | (uint64_t)random_below(1 << 26)) >> random_below(20));
+        else
+            value = (random_below(1 << 30) + 0.5) / (1 + random_below(1 << 30));
+        cJSON *json = cJSON_CreateObject();
+        cJSON_AddNumberToObject(json, "value", value);
+        for (int times = 0; times < 2; times++) {
+            char *text = dd_json_print(json, times == 1);
+            cJSON_Delete(json);
+            json = cJSON_Parse(text);
+            const cJSON *number = cJSON_GetObjectItemCaseSensitive(json, "value");
+            assert_true(cJSON_IsNumber(number));
+            assert_true(number->valuedouble == value);
+            if (value == (double)(uint64_t)value) /* digits, as a client without floating point reads it */
+                assert_null(strpbrk(strchr(text, ':'), ".e"));
+            free(text);
+        }
+        cJSON_Delete(json);
+    }
+    assert_null(dd_json_print(NULL, false));
+}
+
+static void test_seeds_survive_text(void **state) {
+    (void)state;
+    struct dd_spec spec;
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    for (uint64_t seed = (1ull << 53) - 40; seed < 1ull << 53; seed++) {
+        char body[128];
+        snprintf(body, sizeof body, "{\"dataset\":\"d\",\"teacher\":\"t\",\"seed\":%llu}", (unsigned long long)seed);
+        assert_int_equal(settle(body, &spec, &faults), DD_OK);
+        cJSON *json = dd_spec_to_json(&spec);
+        char *text = dd_json_print(json, false);
+        cJSON_Delete(json);
+        assert_int_equal(settle(text, &spec, &faults), DD_OK);
+        assert_true(spec.seed == seed);
+        free(text);
+    }
+    dd_faults_release(&faults);
+}
+
 static void test_hash_sees_results_not_labels(void **state) {
     (void)state;
     static const char *const same[] = {"\"name\":\"a\"",    "\"notes\":\"b\"", "\"tags\":[\"c\"]", "\"priority\":9",
@@ -344,6 +406,8 @@ int main(void) {
         cmocka_unit_test(test_long_texts_are_counted_in_characters),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_resolved_json_resolves_to_itself),
+        cmocka_unit_test(test_numbers_survive_text),
+        cmocka_unit_test(test_seeds_survive_text),
         cmocka_unit_test(test_hash_sees_results_not_labels),
         cmocka_unit_test(test_schema_covers_the_table),
         cmocka_unit_test(test_near_misses),
