@@ -40,7 +40,7 @@ objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
 .PHONY: all demo test bench lint install uninstall clean help asan tsan web deps deps-test unit unit-tests build-tests \
-        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy
+        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build
 .DEFAULT_GOAL := all
 
 all: $(BUILD)/distilld ## build ./build/distilld
@@ -144,9 +144,21 @@ tsan: ## the unit tests under ThreadSanitizer
 
 unit-tests: $(UNIT_TESTS)
 
+# --- fuzzing: fuzz/<reader>.c under libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer -----------------------
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(sort $(patsubst fuzz/%.c,%,$(wildcard fuzz/*.c)))
+fuzz: ## every reader of foreign bytes for FUZZ_SECONDS (60) each; findings stay in build/fuzz/findings
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT=-O1 WARN=-Wno-pass-failed SAN="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all" \
+		FUZZ_TARGETS="$(FUZZ_TARGETS)" fuzz-build
+	@BUILD=$(BUILD)/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run $(FUZZ_TARGETS)
+fuzz-build: $(patsubst %,$(BUILD)/targets/%,$(FUZZ_TARGETS))
+$(BUILD)/targets/%: fuzz/%.c fuzz/fuzz.h fuzz/weights.h $(BUILD)/daemon.a $(BUILD)/api.a $(BUILD)/storage.a $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(LDLIBS)
+
 # --- linters -----------------------------------------------------------------
 C_FILES := $(foreach f,$(FOLDERS),$(call src,$(f))) $(wildcard engine/simd/*.c)
-ALL_C   := $(C_FILES) $(wildcard */*.h engine/simd/*.h tests/*/*.[ch] tests/unit/*/*.[ch])
+ALL_C   := $(C_FILES) $(wildcard */*.h engine/simd/*.h tests/*/*.[ch] tests/unit/*/*.[ch] fuzz/*.[ch])
 
 # cppcheck takes a NULL at the end of variable arguments for a 0 that may be an int: in glibc NULL is (void *)0.
 # unusedFunction: a folder's public functions are used by the others and by the tests.
