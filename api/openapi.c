@@ -238,10 +238,35 @@ static const struct {
     {"create_experiment", spec_example},
     {"clone_experiment", "{\"alpha\":0.5,\"T\":2}"},
     {"patch_experiment", "{\"name\":\"milk, best so far\",\"tags\":[\"milk\",\"keep\"]}"},
+    {"create_sweep",
+     "{\"name\":\"T and alpha\",\"base\":{\"dataset\":\"milk\",\"teacher\":\"milk-teacher\",\"layers\":3,"
+     "\"epochs\":20},\"grid\":{\"T\":[1,2,4,8],\"alpha\":[0.2,0.5,0.9]},\"seeds\":[1,2,3]}"},
     {"create_model", "{\"name\":\"milk-teacher\",\"path\":\"/srv/models/milk-teacher\"}"},
     {"predict", "{\"texts\":[\"宝宝很喜欢这个奶粉\"]}"},
     {"evaluate", "{\"dataset\":\"milk\",\"split\":\"dev\"}"},
 };
+
+static const char sweep_schema[] =
+    "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"base\"],\"properties\":{"
+    "\"name\":{\"type\":\"string\",\"maxLength\":200},"
+    "\"base\":{\"type\":\"object\",\"description\":\"fields of a spec that all points share\"},"
+    "\"grid\":{\"type\":\"object\",\"minProperties\":1,\"maxProperties\":8,"
+    "\"description\":\"field, also nested as optimizer.lr: values to try; every combination is a point\","
+    "\"additionalProperties\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100}},"
+    "\"random\":{\"type\":\"object\",\"minProperties\":1,\"maxProperties\":8,"
+    "\"description\":\"field: values or a range to draw from\",\"additionalProperties\":{\"oneOf\":["
+    "{\"type\":\"array\",\"minItems\":1,\"maxItems\":100},"
+    "{\"type\":\"object\",\"required\":[\"min\",\"max\"],\"additionalProperties\":false,\"properties\":{"
+    "\"min\":{\"type\":\"number\"},\"max\":{\"type\":\"number\"},"
+    "\"scale\":{\"type\":\"string\",\"enum\":[\"linear\",\"log\"]}}}]}},"
+    "\"count\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1000,\"description\":\"points to draw, with random\"},"
+    "\"seed\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":9007199254740991,"
+    "\"description\":\"of the drawing, with random; 1 when not given\"},"
+    "\"seeds\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100,\"uniqueItems\":true,"
+    "\"items\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":9007199254740991},"
+    "\"description\":\"every point is run with each of these\"}},"
+    "\"oneOf\":[{\"required\":[\"grid\"],\"not\":{\"anyOf\":[{\"required\":[\"random\"]},{\"required\":[\"count\"]},"
+    "{\"required\":[\"seed\"]}]}},{\"required\":[\"random\",\"count\"]}]}";
 
 /* Some fields of a spec: nothing is required. */
 static cJSON *spec_schema(bool part) {
@@ -257,6 +282,9 @@ static cJSON *spec_schema(bool part) {
 static cJSON *json_body_schema(const struct dd_route *route) {
     if (route->flags & (DD_ROUTE_SPEC | DD_ROUTE_SPEC_PART)) {
         return schema_ref(route->flags & DD_ROUTE_SPEC ? "Spec" : "SpecChanges");
+    }
+    if (route->flags & DD_ROUTE_SWEEP) {
+        return schema_ref("SweepRequest");
     }
     if (route->body == NULL) {
         return schema_ref("Object");
@@ -327,6 +355,9 @@ static void put_responses(cJSON *operation, const struct dd_route *route) {
     if (route->flags & DD_ROUTE_SLOW_DRY_RUN) {
         put_response(responses, 200, "dry run: what would be queued", success_content(route, "DryRun"));
     }
+    if (route->flags & DD_ROUTE_SWEEP) {
+        put_response(responses, 200, "dry run: what would be queued", success_content(route, route->response));
+    }
     if (route->method == DD_GET && !(route->flags & DD_ROUTE_NO_CACHE)) {
         put_response(responses, 304, "not changed since the ETag in If-None-Match", NULL);
     }
@@ -388,6 +419,7 @@ cJSON *dd_api_openapi(const struct dd_api_ops *ops) {
     cJSON_AddItemToObject(cJSON_GetObjectItemCaseSensitive(document, "components"), "schemas", schemas);
     cJSON_AddItemToObject(schemas, "Spec", spec);
     cJSON_AddItemToObject(schemas, "SpecChanges", changes);
+    cJSON_AddItemToObject(schemas, "SweepRequest", parse(sweep_schema));
     cJSON *paths = cJSON_GetObjectItemCaseSensitive(document, "paths");
     size_t count;
     const struct dd_route *routes = dd_routes(&count);

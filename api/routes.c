@@ -47,6 +47,15 @@ static const struct dd_field experiment_create_query[] = {
      .help = "1: answer the resolved spec and the memory and time estimates without queueing"},
     END,
 };
+static const struct dd_field sweep_create_query[] = {
+    {"dry_run", DD_FIELD_BOOL, .otherwise = "0", .help = "1: check every point and answer the table without queueing"},
+    END,
+};
+static const struct dd_field sweep_get_query[] = {
+    {"metric", DD_FIELD_ENUM, .values = "macro_f1 accuracy", .otherwise = "macro_f1", .help = "what is best"},
+    {"format", DD_FIELD_ENUM, .values = "json csv", .help = "overrides Accept"},
+    END,
+};
 static const struct dd_field experiment_list_query[] = {
     {"status", DD_FIELD_ENUM_LIST, .values = state_values, .help = "only these states, comma-separated"},
     {"dataset", DD_FIELD_NAME, .help = "only runs on this data set"},
@@ -54,6 +63,7 @@ static const struct dd_field experiment_list_query[] = {
     {"tag", DD_FIELD_STRING, .least = 1, .most = 63, .help = "only runs with this tag"},
     {"task", DD_FIELD_ENUM, .values = "distill finetune", .help = "only this task"},
     {"optimizer", DD_FIELD_ENUM, .values = "adamw sgd", .help = "only this optimizer"},
+    {"sweep", DD_FIELD_INT, .least = 1, .most = MAX_SAFE_INTEGER, .help = "only runs of this sweep"},
     {"q", DD_FIELD_STRING, .most = 256, .help = "text to find in name, notes, tags, data set and teacher; or #id"},
     {"sort", DD_FIELD_SORT, .values = sort_values, .otherwise = "-id", .help = "order; a leading - means descending"},
     END,
@@ -243,14 +253,17 @@ static const struct dd_route routes[] = {
      .summary = "Columnar series of several runs and the fields in which their specs differ"},
 
     {DD_POST, V1 "/sweeps", OP(sweep_create), .success = 201,
-     .flags = DD_ROUTE_JSON | DD_ROUTE_SLOW | DD_ROUTE_IDEMPOTENT, .produces = JSON_ONLY, .response = "Object",
-     .tag = "sweeps", .operation_id = "create_sweep", .summary = "Queue a grid or random sample of runs"},
+     .flags = DD_ROUTE_JSON | DD_ROUTE_SWEEP | DD_ROUTE_HEAVY | DD_ROUTE_IDEMPOTENT, .query = sweep_create_query,
+     .produces = JSON_ONLY, .response = "Sweep", .tag = "sweeps", .operation_id = "create_sweep",
+     .summary = "Queue a grid or random sample of runs, each with each seed"},
     {DD_GET, V1 "/sweeps", OP(sweep_list), .success = 200, .flags = DD_ROUTE_LIST | DD_ROUTE_SLOW,
-     .produces = JSON_ONLY, .response = "Object", .tag = "sweeps", .operation_id = "list_sweeps", .summary = "Sweeps"},
-    {DD_GET, V1 "/sweeps/{id}", OP(sweep_get), .success = 200, .flags = DD_ROUTE_SLOW, .produces = JSON_ONLY,
-     .response = "Object", .tag = "sweeps", .operation_id = "get_sweep", .summary = "Progress, table, best point"},
+     .produces = JSON_ONLY, .response = "SweepList", .tag = "sweeps", .operation_id = "list_sweeps",
+     .summary = "Sweeps, newest first"},
+    {DD_GET, V1 "/sweeps/{id}", OP(sweep_get), .success = 200, .flags = DD_ROUTE_SLOW, .query = sweep_get_query,
+     .produces = JSON_OR_CSV, .response = "Sweep", .tag = "sweeps", .operation_id = "get_sweep",
+     .summary = "Progress, table of points with mean and spread over the seeds, best point"},
     {DD_POST, V1 "/sweeps/{id}/cancel", OP(sweep_cancel), .success = 202, .flags = DD_ROUTE_SLOW | DD_ROUTE_IDEMPOTENT,
-     .produces = JSON_ONLY, .response = "Object", .tag = "sweeps", .operation_id = "cancel_sweep",
+     .produces = JSON_ONLY, .response = "Sweep", .tag = "sweeps", .operation_id = "cancel_sweep",
      .summary = "Cancel what has not finished"},
 
     {DD_GET, V1 "/events", 0, DD_BUILTIN_EVENTS, .success = 200, .flags = DD_ROUTE_NO_CACHE, .query = events_query,

@@ -182,6 +182,7 @@ dd_api_fn dd_experiment_create_op, dd_experiment_list_op, dd_experiment_get_op, 
     dd_experiment_retry_op, dd_experiment_clone_op;
 dd_api_fn dd_experiment_metrics_op, dd_experiment_steps_op, dd_experiment_report_op, dd_experiment_predictions_op,
     dd_experiment_log_op, dd_experiment_archive_op, dd_compare_op;
+dd_api_fn dd_sweep_create_op, dd_sweep_list_op, dd_sweep_get_op, dd_sweep_cancel_op;
 dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op;
 /* Report of a model on a split as JSON or, with Accept: text/plain, as text. */
 enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
@@ -205,8 +206,37 @@ enum dd_status dd_fail_json(struct dd_error *err); /* cJSON ran out of memory */
 
 enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_run, struct dd_api_result *result,
                          struct dd_problem *problem) DD_MUST_CHECK;
+/* The same checks, and the row that would be queued (dd_experiment_release).  DD_INVALID with faults, or, for what
+ * needs too much memory, without. */
+enum dd_status dd_submit_resolve(struct dd_daemon *daemon, const cJSON *body, struct dd_experiment *ret_row,
+                                 struct dd_train_estimate *ret_estimate, struct dd_faults *faults,
+                                 struct dd_error *err) DD_MUST_CHECK;
 /* The body of a clone: the run's spec with the changes merged in (RFC 7386). NULL when out of memory. */
 cJSON *dd_clone_body(const struct dd_experiment *experiment, const cJSON *changes);
+
+/* --- sweep_plan.c: from a request for a sweep to its points ---------------------------------------------------------
+ */
+
+struct dd_sweep_plan {
+    char name[256];
+    cJSON *json;   /* what storage keeps: {"grid" or "random", "count", "seed", "seeds", "axes", "points"} */
+    cJSON *bodies; /* array: the body of every run, point by point, seed by seed */
+    size_t points, seeds;
+};
+/* All faults of the frame (not of the specs in it) at once; DD_INVALID then. */
+enum dd_status dd_sweep_plan(const cJSON *body, struct dd_sweep_plan *ret_plan, struct dd_faults *faults,
+                             struct dd_error *err) DD_MUST_CHECK;
+void dd_sweep_plan_release(struct dd_sweep_plan *plan);
+/* Where in the request lies what a spec's fault points to: "/T" of point 5 → "/grid/T/2", else "/base/T". */
+void dd_sweep_pointer(const struct dd_sweep_plan *plan, const cJSON *body, size_t point, const char *pointer, char *out,
+                      size_t out_bytes);
+
+/* --- sweep_table.c: what came of it ---------------------------------------------------------------------------------
+ */
+
+/* Adds "points" and "best" to the answer.  metric: "macro_f1" or "accuracy". */
+void dd_sweep_table(cJSON *json, const cJSON *plan, const struct dd_experiment *runs, size_t count, const char *metric);
+void dd_sweep_csv(const cJSON *json, struct dd_buffer *out); /* of what dd_sweep_table made */
 
 /* --- notify.c: systemd ---------------------------------------------------------------------------------------------
  */

@@ -163,6 +163,10 @@ cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *
         cJSON_AddNullToObject(json, "error");
     }
     cJSON_AddNumberToObject(json, "attempts", e->attempts);
+    if (e->sweep_id > 0)
+        cJSON_AddNumberToObject(json, "sweep_id", (double)e->sweep_id);
+    else
+        cJSON_AddNullToObject(json, "sweep_id");
     cJSON_AddBoolToObject(json, "pause_requested", e->state == DD_RUNNING && e->pause_requested);
     cJSON_AddBoolToObject(json, "cancel_requested", e->state == DD_RUNNING && e->cancel_requested);
     put_actions(json, e->state);

@@ -60,6 +60,7 @@ enum dd_status dd_experiment_list_op(void *context, const struct dd_api_call *ca
                                               .task = dd_api_param(call, "task"),
                                               .optimizer = dd_api_param(call, "optimizer"),
                                               .q = dd_api_param(call, "q"),
+                                              .sweep_id = dd_api_param_int(call, "sweep", 0),
                                               .sort = dd_api_param(call, "sort"),
                                               .cursor = dd_api_param(call, "cursor"),
                                               .limit = (int)dd_api_param_int(call, "limit", 50)};

@@ -229,27 +229,18 @@ static enum dd_status spec_texts(const struct dd_spec *spec, char **ret_spec, ch
     return DD_OK;
 }
 
-static enum dd_status insert(struct submission *s, int64_t *ret_id, struct dd_error *err) {
-    struct dd_spec *spec = &s->spec;
-    DD_CLEANUP(dd_free_ptr) char *text = NULL;
-    DD_CLEANUP(dd_free_ptr) char *tags = NULL;
-    enum dd_status status = spec_texts(spec, &text, &tags, err);
-    if (status != DD_OK)
-        return status;
-    char task[16], optimizer[16], none[1] = "";
-    snprintf(task, sizeof task, "%s", dd_task_name(spec->task));
-    snprintf(optimizer, sizeof optimizer, "%s", dd_optimizer_name(spec->optimizer.type));
+/* The row of a submission that has no faults; its texts are owned. */
+static enum dd_status make_row(const struct submission *s, struct dd_experiment *ret_row, struct dd_error *err) {
+    const struct dd_spec *spec = &s->spec;
     bool distill = spec->task == DD_TASK_DISTILL;
-    struct dd_experiment row = {.name = spec->name,
-                                .notes = spec->notes,
-                                .tags_json = tags,
+    struct dd_experiment row = {.name = dd_strdup(spec->name),
+                                .notes = dd_strdup(spec->notes),
                                 .priority = spec->priority,
-                                .spec_json = text,
-                                .task = task,
-                                .dataset = spec->dataset,
-                                .teacher = distill ? spec->teacher : none,
-                                .base_model = distill ? none : spec->model,
-                                .optimizer = optimizer,
+                                .task = dd_strdup(dd_task_name(spec->task)),
+                                .dataset = dd_strdup(spec->dataset),
+                                .teacher = dd_strdup(distill ? spec->teacher : ""),
+                                .base_model = dd_strdup(distill ? "" : spec->model),
+                                .optimizer = dd_strdup(dd_optimizer_name(spec->optimizer.type)),
                                 .layers = spec->layers,
                                 .heads = spec->heads,
                                 .hidden_size = spec->hidden_size,
@@ -260,10 +251,19 @@ static enum dd_status insert(struct submission *s, int64_t *ret_id, struct dd_er
                                 .eta_seconds = NAN,
                                 .tokens_per_second = NAN,
                                 .elapsed_seconds = NAN};
+    enum dd_status status = spec_texts(spec, &row.spec_json, &row.tags_json, err);
+    if (status == DD_OK && (row.name == NULL || row.notes == NULL || row.task == NULL || row.dataset == NULL ||
+                            row.teacher == NULL || row.base_model == NULL || row.optimizer == NULL))
+        status = dd_fail_memory(err, 0);
+    if (status != DD_OK) {
+        dd_experiment_release(&row);
+        return status;
+    }
     uint8_t hash[DD_SHA256_BYTES];
     dd_spec_hash(spec, hash);
     dd_hex(hash, sizeof hash, row.spec_hash);
-    return dd_storage_experiment_insert(s->daemon->storage, &row, ret_id, err);
+    *ret_row = row;
+    return DD_OK;
 }
 
 static enum dd_status answer_created(struct dd_daemon *daemon, int64_t id, struct dd_api_result *result,
@@ -320,19 +320,42 @@ enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_r
     s->daemon = daemon;
     s->faults = &problem->faults;
     int64_t id = 0;
+    struct dd_experiment row = {0};
     enum dd_status status = resolve(s, body, err);
     if (status == DD_OK)
         status = estimate(s, err);
     if (status == DD_OK && dry_run)
         status = answer_dry(s, result, err);
     else if (status == DD_OK)
-        status = insert(s, &id, err);
+        status = make_row(s, &row, err);
     submission_free(s);
+    if (status == DD_OK && !dry_run)
+        status = dd_storage_experiment_insert(daemon->storage, &row, &id, err);
+    dd_experiment_release(&row);
     if (status != DD_OK || dry_run)
         return status;
     dd_workers_wake(daemon->workers);
     dd_publish_status(daemon, id);
     return answer_created(daemon, id, result, err);
+}
+
+enum dd_status dd_submit_resolve(struct dd_daemon *daemon, const cJSON *body, struct dd_experiment *ret_row,
+                                 struct dd_train_estimate *ret_estimate, struct dd_faults *faults,
+                                 struct dd_error *err) {
+    struct submission *s = dd_calloc(1, sizeof *s);
+    if (s == NULL)
+        return dd_fail_memory(err, sizeof *s);
+    s->daemon = daemon;
+    s->faults = faults;
+    enum dd_status status = resolve(s, body, err);
+    if (status == DD_OK)
+        status = estimate(s, err);
+    if (status == DD_OK)
+        status = make_row(s, ret_row, err);
+    if (status == DD_OK)
+        *ret_estimate = s->estimate;
+    submission_free(s);
+    return status;
 }
 
 /* --- clones ---------------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ static const struct column columns[] = {
     {"error_code", COLUMN_TEXT, false, AT(error_code)},
     {"error_message", COLUMN_TEXT, false, AT(error_message)},
     {"sweep_id", COLUMN_INT64_OR_NULL, true, AT(sweep_id)},
+    {"sweep_point", COLUMN_INT, true, AT(sweep_point)},
 };
 
 static char select_list[2048];
@@ -244,8 +245,8 @@ static enum dd_status check_priority(int priority, struct dd_error *err) {
                                                            "priority must be between -1000 and 1000, got %d", priority);
 }
 
-enum dd_status dd_storage_experiment_insert(struct dd_storage *storage, const struct dd_experiment *experiment,
-                                            int64_t *ret_id, struct dd_error *err) {
+enum dd_status db_experiment_insert(struct db *db, const struct dd_experiment *experiment, int64_t *ret_id,
+                                    struct dd_error *err) {
     struct dd_experiment row = *experiment; /* shallow: only to replace a missing tags_json */
     static char no_tags[] = "[]";
     row.tags_json = row.tags_json ? row.tags_json : no_tags;
@@ -257,8 +258,6 @@ enum dd_status dd_storage_experiment_insert(struct dd_storage *storage, const st
         return status;
     }
     db_experiment_columns();
-    struct db *db = &storage->write;
-    DB_GUARD(db);
     status = check_tags(db, row.tags_json, err);
     if (status != DD_OK) {
         return status;
@@ -275,6 +274,12 @@ enum dd_status dd_storage_experiment_insert(struct dd_storage *storage, const st
         *ret_id = sqlite3_last_insert_rowid(db->handle);
     }
     return status;
+}
+
+enum dd_status dd_storage_experiment_insert(struct dd_storage *storage, const struct dd_experiment *experiment,
+                                            int64_t *ret_id, struct dd_error *err) {
+    DB_GUARD(&storage->write);
+    return db_experiment_insert(&storage->write, experiment, ret_id, err);
 }
 
 enum dd_status db_experiment_missing(int64_t id, struct dd_error *err) {

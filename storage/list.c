@@ -165,6 +165,7 @@ static void put_filters(struct dd_buffer *sql, const struct listing *listing) {
         }
         dd_buffer_putc(sql, ')');
     }
+    dd_buffer_puts(sql, query->sweep_id ? " AND sweep_id = ?" : "");
     dd_buffer_puts(sql, query->dataset ? " AND +dataset = ?" : "");
     dd_buffer_puts(sql, query->teacher ? " AND teacher = ?" : "");
     dd_buffer_puts(sql, query->task ? " AND task = ?" : "");
@@ -184,6 +185,9 @@ static void put_filters(struct dd_buffer *sql, const struct listing *listing) {
 
 static void bind_filters(struct db_query *bound, const struct listing *listing) {
     const struct dd_experiment_query *query = listing->query;
+    if (query->sweep_id) {
+        db_bind_int(bound, query->sweep_id);
+    }
     const char *const texts[] = {query->dataset, query->teacher, query->task, query->optimizer, query->tag, query->tag};
     for (size_t i = 0; i < DD_ARRAY_LEN(texts); i++) {
         if (texts[i]) {

@@ -131,7 +131,10 @@ static const char step_1[] =
     "CREATE TABLE health (id INTEGER PRIMARY KEY CHECK (id = 1), checked_ms INTEGER NOT NULL);"
     "INSERT INTO health VALUES (1, 0);";
 
-static const char *const migrations[] = {step_1};
+/* Which point of its sweep a run belongs to: the runs of a point differ in the seed alone. */
+static const char step_2[] = "ALTER TABLE experiments ADD COLUMN sweep_point INTEGER NOT NULL DEFAULT 0;";
+
+static const char *const migrations[] = {step_1, step_2};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

@@ -51,6 +51,7 @@ struct dd_experiment {
     int64_t model_parameters, model_bytes;
     char *error_code, *error_message;
     int64_t sweep_id; /* 0: none */
+    int sweep_point;  /* 0-based place of its point in that sweep */
 };
 void dd_experiment_release(struct dd_experiment *experiment);
 
@@ -65,6 +66,7 @@ struct dd_experiment_query {
     const char *q;      /* in name, notes, tags, dataset, teacher (LIKE, escaped) or "#id" */
     const char *sort;   /* a key of dd_storage_sort_keys, "-" before it for descending; NULL = "-id" */
     const char *cursor; /* opaque, from the last page; NULL = first page. Bound to the sort: else DD_INVALID */
+    int64_t sweep_id;   /* 0: any */
     int limit;
 };
 /* "id", "name", "status", "created_at", "started_at", "finished_at", "best_macro_f1", "best_accuracy", "priority",
@@ -196,6 +198,35 @@ enum dd_status dd_storage_asset_list(struct dd_storage *storage, enum dd_asset_k
  * directory afterwards. ret_deleted may be NULL. */
 enum dd_status dd_storage_asset_delete(struct dd_storage *storage, enum dd_asset_kind kind, const char *name,
                                        struct dd_asset *ret_deleted, struct dd_error *err) DD_MUST_CHECK;
+
+/* Sweeps: groups of experiments.  plan_json holds all of the request: base, axes, points, seeds. */
+#define DD_SWEEP_MAX_RUNS 1000
+struct dd_sweep {
+    int64_t id;
+    char *name, *base_json, *plan_json;
+    bool cancelled; /* by a person, as a whole */
+    int64_t created_ms;
+};
+void dd_sweep_release(struct dd_sweep *sweep);
+void dd_sweeps_free(struct dd_sweep *items, size_t count);
+/* The sweep and all its experiments in one transaction, in order; sweep_id of each is set by the insert. *ret_first_id:
+ * of the first experiment; the others follow it without a gap. */
+enum dd_status dd_storage_sweep_insert(struct dd_storage *storage, const struct dd_sweep *sweep,
+                                       const struct dd_experiment *experiments, size_t n, int64_t *ret_id,
+                                       int64_t *ret_first_id, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_sweep_get(struct dd_storage *storage, int64_t id, struct dd_sweep *ret_sweep,
+                                    struct dd_error *err) DD_MUST_CHECK; /* DD_NOT_FOUND */
+/* Newest first. */
+enum dd_status dd_storage_sweep_list(struct dd_storage *storage, const char *cursor, int limit,
+                                     struct dd_sweep **ret_items, size_t *ret_count, char **ret_next_cursor,
+                                     struct dd_error *err) DD_MUST_CHECK;
+/* How many of its experiments are in each state. */
+enum dd_status dd_storage_sweep_counts(struct dd_storage *storage, int64_t id, int64_t ret_counts[DD_STATE_COUNT],
+                                       struct dd_error *err) DD_MUST_CHECK;
+/* In one transaction: what waits is cancelled, what runs is asked to stop.  *ret_ids [*ret_count] (free()): those
+ * touched, whose events are due; a running one's worker must be told. */
+enum dd_status dd_storage_sweep_cancel(struct dd_storage *storage, int64_t id, int64_t **ret_ids, size_t *ret_count,
+                                       struct dd_error *err) DD_MUST_CHECK;
 
 /* Idempotency keys: kept for 24 h. */
 struct dd_idempotent {

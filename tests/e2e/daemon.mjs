@@ -119,7 +119,8 @@ export class Daemon {
 export async function waitFor(condition, timeoutMs, what) {
   const end = Date.now() + timeoutMs;
   for (;;) {
-    if (await condition()) return;
+    const value = await condition();
+    if (value) return value;
     if (Date.now() > end) throw new Error(`waited ${timeoutMs / 1000} s in vain for ${what}`);
     await sleep(50);
   }
