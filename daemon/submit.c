@@ -401,9 +401,11 @@ cJSON *dd_clone_body(const struct dd_experiment *e, const cJSON *changes) {
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "name");
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "notes");
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "tags");
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "priority");
     cJSON_AddStringToObject(spec, "name", e->name != NULL ? e->name : "");
     cJSON_AddStringToObject(spec, "notes", e->notes != NULL ? e->notes : "");
     cJSON_AddItemToObject(spec, "tags", tags != NULL ? tags : cJSON_CreateArray());
+    cJSON_AddNumberToObject(spec, "priority", e->priority);
     drop_dependents(spec, changes);
     if (!merge(spec, changes)) {
         cJSON_Delete(spec);
