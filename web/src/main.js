@@ -11,6 +11,7 @@ import { duration } from './format.js';
 import * as runsPage from './pages/runs.js';
 import * as runPage from './pages/run.js';
 import * as comparePage from './pages/compare.js';
+import * as sweepsPage from './pages/sweeps.js';
 import * as datasetsPage from './pages/datasets.js';
 import * as modelsPage from './pages/models.js';
 import * as newPage from './pages/new.js';
@@ -19,12 +20,13 @@ import * as systemPage from './pages/system.js';
 const pages = {
   runs: runsPage,
   compare: comparePage,
+  sweeps: sweepsPage,
   datasets: datasetsPage,
   models: modelsPage,
   new: newPage,
   system: systemPage,
 };
-const NAV = ['runs', 'compare', 'datasets', 'models', 'new', 'system'];
+const NAV = ['runs', 'compare', 'sweeps', 'datasets', 'models', 'new', 'system'];
 const LOST_GRACE_MS = 1500; // a reconnect shorter than this is not worth a badge
 
 const root = document.getElementById('page');
