@@ -12,9 +12,7 @@
 static uint64_t resident_bytes(void) {
     DD_CLEANUP(dd_fclose_ptr) FILE *file = fopen("/proc/self/statm", "re");
     unsigned long long size = 0, resident = 0;
-    if (file == NULL)
-        return 0;
-    if (fscanf(file, "%llu %llu", &size, &resident) != 2)
+    if (file == NULL || fscanf(file, "%llu %llu", &size, &resident) != 2)
         return 0;
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
