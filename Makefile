@@ -40,7 +40,7 @@ objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
 .PHONY: all demo test bench lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
-        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build
+        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture
 .DEFAULT_GOAL := all
 
 all: $(BUILD)/distilld ## build ./build/distilld
@@ -161,6 +161,10 @@ $(BUILD)/targets/%: fuzz/%.c fuzz/fuzz.h fuzz/weights.h $(BUILD)/daemon.a $(BUIL
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(LDLIBS)
 
+KILLS ?= 1000
+torture: $(BUILD)/distilld ## kill -9 a busy daemon KILLS (1000) times and look whether anything is lost
+	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/e2e/torture.mjs $(KILLS)
+
 # --- linters -----------------------------------------------------------------
 C_FILES := $(foreach f,$(FOLDERS),$(call src,$(f))) $(wildcard engine/simd/*.c)
 ALL_C   := $(C_FILES) $(wildcard */*.h engine/simd/*.h tests/*/*.[ch] tests/unit/*/*.[ch] fuzz/*.[ch])
@@ -207,8 +211,12 @@ demo: deps ## build, start the daemon, train on real text, print the table and t
 	@$(MAKE) --no-print-directory all
 	@demo/demo.sh
 
-bench: $(BUILD)/distilld $(BUILD)/libengine.so ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
-	@tests/bench/run
+bench: $(BUILD)/distilld $(BUILD)/tests/bench/step ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
+	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
+$(BUILD)/tests/bench/step: tests/bench/step.c $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
+	@mkdir -p $(@D)
+	$(call say,BENCH,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(LDLIBS)
 
 install: all ## into PREFIX (/usr/local)
 	install -D -m 755 $(BUILD)/distilld $(DESTDIR)$(PREFIX)/bin/distilld

@@ -48,7 +48,8 @@ struct dd_api_call {
     const char *epoch;                 /* {epoch}: "best", "last" or digits; NULL if none */
     const struct dd_api_param *params; /* query, then form fields */
     size_t n_params;
-    const cJSON *body; /* parsed JSON object; NULL if none */
+    const cJSON *body;                              /* parsed JSON object; NULL if none */
+    const char *idempotency_key, *idempotency_hash; /* NULL if none; to be stored with what the call creates */
     const struct dd_api_file *files;
     size_t n_files;
     const char *accept;             /* chosen media type: "application/json", "text/csv", "text/plain", … */

@@ -358,6 +358,8 @@ static enum dd_status fill_call(struct dd_request *request, struct dd_api_call *
         .cancel = &request->cancel,
         .params = request->params.items,
         .n_params = request->params.count,
+        .idempotency_key = request->idempotency_claimed ? request->headers.idempotency_key : NULL,
+        .idempotency_hash = request->idempotency_claimed ? request->idempotency_hash : NULL,
     };
     if (request->upload != NULL) {
         size_t n_fields;

@@ -204,8 +204,9 @@ enum dd_status dd_fail_json(struct dd_error *err); /* cJSON ran out of memory */
 /* --- submit.c: from a request body to a row in the queue -----------------------------------------------------------
  */
 
-enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_run, struct dd_api_result *result,
-                         struct dd_problem *problem) DD_MUST_CHECK;
+/* call: for its Idempotency-Key; body may be another than the call's. */
+enum dd_status dd_submit(struct dd_daemon *daemon, const struct dd_api_call *call, const cJSON *body, bool dry_run,
+                         struct dd_api_result *result, struct dd_problem *problem) DD_MUST_CHECK;
 /* The same checks, and the row that would be queued (dd_experiment_release).  DD_INVALID with faults, or, for what
  * needs too much memory, without. */
 enum dd_status dd_submit_resolve(struct dd_daemon *daemon, const cJSON *body, struct dd_experiment *ret_row,

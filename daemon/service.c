@@ -10,11 +10,51 @@
 
 #include "daemon/daemon.h"
 
+/* A key whose answer was never stored, because the daemon died in between: what it made is shown as it is now. */
+static enum dd_status made_by_claim(struct dd_daemon *daemon, const char *location, char **ret_body,
+                                    struct dd_error *err) {
+    static const struct {
+        const char *prefix;
+        dd_api_fn *get;
+    } kinds[] = {{"/api/v1/experiments/", dd_experiment_get_op}, {"/api/v1/sweeps/", dd_sweep_get_op}};
+    struct dd_api_result result = {.fd = -1};
+    struct dd_api_call call = {.method = "GET", .path = location};
+    struct dd_problem problem = {.retry_after_s = 0};
+    enum dd_status status = DD_NOT_FOUND;
+    for (size_t i = 0; i < DD_ARRAY_LEN(kinds); i++) {
+        size_t length = strlen(kinds[i].prefix);
+        if (strncmp(location, kinds[i].prefix, length) == 0) {
+            call.id = strtoll(location + length, NULL, 10);
+            status = kinds[i].get(daemon, &call, &result, &problem);
+        }
+    }
+    if (status == DD_NOT_FOUND) { /* deleted since */
+        result.json = cJSON_CreateObject();
+        cJSON_AddNumberToObject(result.json, "id", (double)call.id);
+        status = DD_OK;
+    }
+    char *body = status == DD_OK ? dd_json_print(result.json, false) : NULL;
+    cJSON_Delete(result.json);
+    dd_buffer_release(&result.text);
+    dd_faults_release(&problem.faults);
+    if (status != DD_OK) {
+        *err = problem.error;
+        return status;
+    }
+    *ret_body = body;
+    return body != NULL ? DD_OK : dd_fail_json(err);
+}
+
 static enum dd_status idempotent_get(void *context, const char *key, char **ret_request_hash, int *ret_status,
                                      char **ret_location, char **ret_body, struct dd_error *err) {
     struct dd_daemon *daemon = context;
     struct dd_idempotent record;
     enum dd_status status = dd_storage_idempotent_get(daemon->storage, key, &record, err);
+    if (status == DD_OK && record.body == NULL && record.location != NULL) {
+        status = made_by_claim(daemon, record.location, &record.body, err);
+        if (status != DD_OK)
+            dd_idempotent_release(&record);
+    }
     if (status != DD_OK)
         return status;
     *ret_request_hash = record.request_hash; /* ownership goes on to the caller */
@@ -70,6 +110,10 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .experiment_log = dd_experiment_log_op,
         .experiment_archive = dd_experiment_archive_op,
         .compare = dd_compare_op,
+        .sweep_create = dd_sweep_create_op,
+        .sweep_list = dd_sweep_list_op,
+        .sweep_get = dd_sweep_get_op,
+        .sweep_cancel = dd_sweep_cancel_op,
         .system = dd_system_op,
         .ready = dd_ready_op,
         .metrics_text = dd_metrics_text_op,

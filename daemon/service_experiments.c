@@ -29,7 +29,7 @@ static enum dd_status answer(struct dd_daemon *daemon, int64_t id, int http_stat
 
 enum dd_status dd_experiment_create_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
                                        struct dd_problem *problem) {
-    return dd_submit(context, call->body, dd_api_param_bool(call, "dry_run"), result, problem);
+    return dd_submit(context, call, call->body, dd_api_param_bool(call, "dry_run"), result, problem);
 }
 
 enum dd_status dd_experiment_get_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
@@ -198,7 +198,7 @@ enum dd_status dd_experiment_clone_op(void *context, const struct dd_api_call *c
     dd_experiment_release(&experiment);
     if (body == NULL)
         return dd_fail_json(&problem->error);
-    status = dd_submit(daemon, body, false, result, problem);
+    status = dd_submit(daemon, call, body, false, result, problem);
     cJSON_Delete(body);
     return status;
 }

@@ -152,6 +152,7 @@ enum dd_status dd_sweep_create_op(void *context, const struct dd_api_call *call,
     double seconds = 0;
     struct dd_experiment *rows = dd_calloc(n, sizeof *rows);
     struct dd_sweep sweep = {.name = plan.name,
+                             .claim = {call->idempotency_key, call->idempotency_hash},
                              .base_json = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(call->body, "base")),
                              .plan_json = cJSON_PrintUnformatted(plan.json)};
     if (rows == NULL || sweep.base_json == NULL || sweep.plan_json == NULL)

@@ -311,8 +311,8 @@ static enum dd_status resolve(struct submission *s, const cJSON *body, struct dd
     return status;
 }
 
-enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_run, struct dd_api_result *result,
-                         struct dd_problem *problem) {
+enum dd_status dd_submit(struct dd_daemon *daemon, const struct dd_api_call *call, const cJSON *body, bool dry_run,
+                         struct dd_api_result *result, struct dd_problem *problem) {
     struct submission *s = dd_calloc(1, sizeof *s);
     struct dd_error *err = &problem->error;
     if (s == NULL)
@@ -329,6 +329,7 @@ enum dd_status dd_submit(struct dd_daemon *daemon, const cJSON *body, bool dry_r
     else if (status == DD_OK)
         status = make_row(s, &row, err);
     submission_free(s);
+    row.claim = (struct dd_claim){call->idempotency_key, call->idempotency_hash};
     if (status == DD_OK && !dry_run)
         status = dd_storage_experiment_insert(daemon->storage, &row, &id, err);
     dd_experiment_release(&row);

@@ -95,6 +95,10 @@ enum dd_status db_experiment_read(const struct db_query *query, struct dd_experi
 /* dd_storage_experiment_insert with the write lock held, inside a transaction or not. */
 enum dd_status db_experiment_insert(struct db *db, const struct dd_experiment *experiment, int64_t *ret_id,
                                     struct dd_error *err) DD_MUST_CHECK;
+/* idempotent.c: notes inside the open transaction that the claim's key made what lies at "<prefix><id>".  DD_CONFLICT
+ * when the key has been used. */
+enum dd_status db_claim_put(struct db *db, const struct dd_claim *claim, const char *prefix, int64_t id,
+                            struct dd_error *err) DD_MUST_CHECK;
 enum dd_status db_experiment_missing(int64_t id, struct dd_error *err); /* DD_NOT_FOUND */
 /* A change that touched no row: DD_NOT_FOUND, or DD_CONFLICT naming the state and what was wanted. */
 enum dd_status db_experiment_refused(struct db *db, int64_t id, const char *wanted, struct dd_error *err);

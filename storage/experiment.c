@@ -278,8 +278,22 @@ enum dd_status db_experiment_insert(struct db *db, const struct dd_experiment *e
 
 enum dd_status dd_storage_experiment_insert(struct dd_storage *storage, const struct dd_experiment *experiment,
                                             int64_t *ret_id, struct dd_error *err) {
-    DB_GUARD(&storage->write);
-    return db_experiment_insert(&storage->write, experiment, ret_id, err);
+    struct db *db = &storage->write;
+    int64_t id = 0;
+    DB_GUARD(db);
+    enum dd_status status = db_begin(db, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    status = db_experiment_insert(db, experiment, &id, err);
+    if (status == DD_OK && experiment->claim.key != NULL) {
+        status = db_claim_put(db, &experiment->claim, "/api/v1/experiments/", id, err);
+    }
+    status = db_finish(db, status, err);
+    if (status == DD_OK) {
+        *ret_id = id;
+    }
+    return status;
 }
 
 enum dd_status db_experiment_missing(int64_t id, struct dd_error *err) {

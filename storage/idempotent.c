@@ -1,4 +1,7 @@
-/* idempotent: the answers given to an Idempotency-Key, for 24 hours.  The first answer to a key stays. */
+/* idempotent: the answers given to an Idempotency-Key, for 24 hours.  The first answer to a key stays.
+ *
+ * A key comes in one of two ways: with the whole answer (put), or as a claim in the transaction of an insert, which put
+ * then completes.  So there is no moment at which an experiment exists and its key is unknown. */
 #include <stdlib.h>
 
 #include "storage/db.h"
@@ -47,19 +50,50 @@ enum dd_status dd_storage_idempotent_get(struct dd_storage *storage, const char 
     return status;
 }
 
-static enum dd_status put_record(struct db *db, const char *key, const struct dd_idempotent *record, int *ret_changes,
-                                 struct dd_error *err) {
-    int64_t now = dd_clock_wall_ms();
+static enum dd_status drop_old(struct db *db, int64_t now, struct dd_error *err) {
     struct db_query old = db_query_start(db, "DELETE FROM idempotency WHERE created_ms <= ?");
     db_bind_int(&old, now - KEPT_MS);
-    enum dd_status status = db_query_run(&old, NULL, err);
+    return db_query_run(&old, NULL, err);
+}
+
+static enum dd_status key_reused(struct dd_error *err) {
+    return dd_fail(err, DD_CONFLICT, "idempotency_key_reused",
+                   "this Idempotency-Key was used for another request; use a new key");
+}
+
+enum dd_status db_claim_put(struct db *db, const struct dd_claim *claim, const char *prefix, int64_t id,
+                            struct dd_error *err) {
+    int64_t now = dd_clock_wall_ms();
+    int changes = 0;
+    char location[128];
+    snprintf(location, sizeof location, "%s%lld", prefix, (long long)id);
+    enum dd_status status = drop_old(db, now, err);
     if (status != DD_OK) {
         return status;
     }
-    /* The same request again changes nothing but counts as done. */
+    struct db_query query =
+        db_query_start(db, "INSERT INTO idempotency (key, request_hash, status, location, body,"
+                           " created_ms) VALUES (?, ?, 201, ?, NULL, ?) ON CONFLICT (key) DO NOTHING");
+    db_bind_text(&query, claim->key);
+    db_bind_text(&query, claim->request_hash);
+    db_bind_text(&query, location);
+    db_bind_int(&query, now);
+    status = db_query_run(&query, &changes, err);
+    return status == DD_OK && changes == 0 ? key_reused(err) : status;
+}
+
+static enum dd_status put_record(struct db *db, const char *key, const struct dd_idempotent *record, int *ret_changes,
+                                 struct dd_error *err) {
+    int64_t now = dd_clock_wall_ms();
+    enum dd_status status = drop_old(db, now, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    /* A claim is completed; the same request again changes nothing but counts as done. */
     struct db_query query = db_query_start(
         db, "INSERT INTO idempotency (key, request_hash, status, location, body, created_ms) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET key = excluded.key WHERE request_hash = excluded.request_hash");
+            " ON CONFLICT (key) DO UPDATE SET body = coalesce(body, excluded.body)"
+            " WHERE request_hash = excluded.request_hash");
     db_bind_text(&query, key);
     db_bind_text(&query, record->request_hash);
     db_bind_int(&query, record->status);
@@ -80,8 +114,7 @@ enum dd_status dd_storage_idempotent_put(struct dd_storage *storage, const char 
     }
     status = put_record(db, key, record, &changes, err);
     if (status == DD_OK && changes == 0) {
-        status = dd_fail(err, DD_CONFLICT, "idempotency_key_reused",
-                         "this Idempotency-Key was used for another request; use a new key");
+        status = key_reused(err);
     }
     return db_finish(db, status, err);
 }

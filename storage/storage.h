@@ -27,6 +27,12 @@ struct dd_scores {
     int epoch;
     double accuracy, macro_precision, macro_recall, macro_f1, weighted_f1, dev_loss, train_loss;
 };
+/* What makes a retry of a submission safe: key and request hash are stored in the very transaction that inserts, so
+ * that a daemon that dies before it has answered still knows, after its restart, what the key has made. */
+struct dd_claim {
+    const char *key, *request_hash; /* borrowed; key NULL: none */
+};
+
 struct dd_experiment {
     int64_t id;
     int64_t revision;               /* grows with every change of the row: ETags */
@@ -50,8 +56,9 @@ struct dd_experiment {
     char *model_name;                            /* registered result */
     int64_t model_parameters, model_bytes;
     char *error_code, *error_message;
-    int64_t sweep_id; /* 0: none */
-    int sweep_point;  /* 0-based place of its point in that sweep */
+    int64_t sweep_id;      /* 0: none */
+    int sweep_point;       /* 0-based place of its point in that sweep */
+    struct dd_claim claim; /* insert alone */
 };
 void dd_experiment_release(struct dd_experiment *experiment);
 
@@ -206,6 +213,7 @@ struct dd_sweep {
     char *name, *base_json, *plan_json;
     bool cancelled; /* by a person, as a whole */
     int64_t created_ms;
+    struct dd_claim claim; /* insert alone */
 };
 void dd_sweep_release(struct dd_sweep *sweep);
 void dd_sweeps_free(struct dd_sweep *items, size_t count);
@@ -233,7 +241,7 @@ struct dd_idempotent {
     char *request_hash;
     int status;
     char *location;
-    char *body;
+    char *body; /* NULL: claimed by an insert whose answer was never stored; location names what was made */
 };
 void dd_idempotent_release(struct dd_idempotent *record);
 enum dd_status dd_storage_idempotent_get(struct dd_storage *storage, const char *key, struct dd_idempotent *ret_record,

@@ -70,6 +70,9 @@ static enum dd_status insert_all(struct db *db, const struct dd_sweep *sweep, co
             *ret_first_id = id;
         }
     }
+    if (status == DD_OK && sweep->claim.key != NULL) {
+        status = db_claim_put(db, &sweep->claim, "/api/v1/sweeps/", *ret_id, err);
+    }
     return status;
 }
 

@@ -157,8 +157,42 @@ static void test_idempotency(void **state) {
     assert_int_equal(raw_int(f, "SELECT count(*) FROM idempotency"), 1); /* the old ones are swept out */
 }
 
+/* A daemon that dies between the insert and its answer: the key is known all the same. */
+static void test_claim_with_the_insert(void **state) {
+    struct fixture *f = *state;
+    struct dd_experiment row = sample("claimed");
+    struct dd_idempotent got = {0};
+    char hash[] = "abc", body[] = "{}", location[] = "/api/v1/experiments/1";
+    int64_t id = 0, other = 0;
+    row.claim = (struct dd_claim){"k", hash};
+    assert_ok(f, dd_storage_experiment_insert(f->storage, &row, &id, &f->err));
+    assert_ok(f, dd_storage_idempotent_get(f->storage, "k", &got, &f->err));
+    assert_string_equal(got.request_hash, hash);
+    assert_string_equal(got.location, location);
+    assert_null(got.body);
+    dd_idempotent_release(&got);
+    /* The key again makes nothing, not even the experiment. */
+    assert_fails(f, DD_CONFLICT, "idempotency_key_reused",
+                 dd_storage_experiment_insert(f->storage, &row, &other, &f->err));
+    assert_int_equal(other, 0);
+    assert_int_equal(raw_int(f, "SELECT count(*) FROM experiments"), 1);
+    /* The answer completes the claim, once. */
+    struct dd_idempotent record = {hash, 201, location, body};
+    assert_ok(f, dd_storage_idempotent_put(f->storage, "k", &record, &f->err));
+    body[0] = '[';
+    assert_ok(f, dd_storage_idempotent_put(f->storage, "k", &record, &f->err));
+    assert_ok(f, dd_storage_idempotent_get(f->storage, "k", &got, &f->err));
+    assert_string_equal(got.body, "{}");
+    dd_idempotent_release(&got);
+    /* After a day the key is free again. */
+    raw_sql(f, "UPDATE idempotency SET created_ms = 5");
+    assert_ok(f, dd_storage_experiment_insert(f->storage, &row, &other, &f->err));
+    assert_true(other > id);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 int main(void) {
-    const struct CMUnitTest tests[] = {T(test_assets), T(test_in_use), T(test_list), T(test_idempotency)};
+    const struct CMUnitTest tests[] = {T(test_assets), T(test_in_use), T(test_list), T(test_idempotency),
+                                       T(test_claim_with_the_insert)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,249 @@
+// The torture: a real daemon, two trainings at a time, submissions, cancels, pauses and uploads, and kill -9 at random instants.
+// What was acknowledged must be there after each restart, epochs must only grow, and every run that finishes must have the
+// bits of its twin that was left in peace.
+//   node tests/e2e/torture.mjs [KILLS [SEED]]          `make torture KILLS=1000`
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { Daemon, sha256, sleep, tinyTeacher, topics } from './daemon.mjs';
+
+const args = ['--threads', '2', '--workers', '2', '--checkpoint-seconds', '1'];
+const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'eta_seconds', 'recorded_at'];
+const untimed = (rows) => rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !timings.includes(key))));
+const student = { dataset: 'topics', teacher: 'teacher', layers: 1, heads: 2, epochs: 6, batch_size: 16, seed: 5 };
+const specs = [
+  student,
+  { ...student, optimizer: 'sgd', T: 4, alpha: 0.2, seed: 6 },
+  { ...student, layers: 2, init: 'teacher', seed: 7 },
+  { ...tinyTeacher, dataset: 'topics', epochs: 5, seed: 8 },
+];
+const ended = ['finished', 'cancelled', 'failed'];
+
+class Torture {
+  constructor(kills, seed, report) {
+    this.kills = kills;
+    this.report = report;
+    this.random = seed >>> 0;
+    this.sent = new Map(); // idempotency key → { spec, id: acknowledged or undefined }
+    this.seen = new Map(); // id → number of epochs seen
+    this.cancelled = new Set(); // acknowledged, not taken back
+    this.sets = new Map(); // data set → 'there' | 'gone' | 'unknown'
+    this.counts = { submissions: 0, unanswered: 0, cancels: 0, pauses: 0, retries: 0, uploads: 0, deletes: 0, checks: 0 };
+  }
+
+  next(n) {
+    this.random = (Math.imul(this.random, 1664525) + 1013904223) >>> 0;
+    return Math.floor((this.random / 2 ** 32) * n);
+  }
+
+  async start() {
+    this.daemon = await Daemon.start({ dataDir: this.dataDir, args });
+  }
+
+  async prepare() {
+    this.dataDir = mkdtempSync(join(tmpdir(), 'distilld-torture-'));
+    await this.start();
+    const files = { train: { text: topics(400), filename: 'train.tsv' }, dev: { text: topics(60, 7), filename: 'dev.tsv' } };
+    assert.equal((await this.daemon.upload('topics', files)).status, 201);
+    const teacher = await this.daemon.post('/experiments', { ...tinyTeacher, dataset: 'topics', save_as: 'teacher' });
+    await this.daemon.waitState(teacher.id, 'finished');
+    const twins = [];
+    for (const spec of specs) twins.push((await this.daemon.post('/experiments', spec)).id);
+    this.expected = [];
+    for (const id of twins) {
+      await this.daemon.waitState(id, 'finished');
+      this.expected.push(await this.result(id));
+    }
+    this.untouched = [teacher.id, ...twins];
+  }
+
+  async result(id) {
+    const member = async (epoch) => sha256(await this.daemon.archiveMember(`/experiments/${id}/archive?epoch=${epoch}`, 'model.safetensors'));
+    return {
+      metrics: untimed((await this.daemon.get(`/experiments/${id}/metrics`)).epochs),
+      steps: untimed((await this.daemon.get(`/experiments/${id}/steps?max_points=20000`)).steps),
+      best: await member('best'),
+      last: await member('last'),
+    };
+  }
+
+  async all() {
+    const items = [];
+    for (let cursor = ''; cursor !== null; ) {
+      const page = await this.daemon.get(`/experiments?limit=500&sort=id${cursor && `&cursor=${encodeURIComponent(cursor)}`}`);
+      items.push(...page.items);
+      cursor = page.next_cursor;
+    }
+    return items;
+  }
+
+  async submit(key = `key-${this.sent.size}`) {
+    const entry = this.sent.get(key) ?? { spec: this.next(specs.length) };
+    this.sent.set(key, entry);
+    const answer = await this.daemon.call('POST', '/experiments', { ...specs[entry.spec], name: key }, { 'Idempotency-Key': key });
+    assert.equal(answer.status, 201, answer.text);
+    if (entry.id !== undefined) assert.equal(answer.json.id, entry.id, 'the same key made another experiment');
+    entry.id = answer.json.id;
+    this.counts.submissions++;
+  }
+
+  async control(items) {
+    const one = items[this.next(items.length)];
+    if (!one || this.untouched.includes(one.id)) return;
+    const action = one.status === 'paused' ? 'resume' : ended.includes(one.status) ? 'retry' : ['cancel', 'pause'][this.next(2)];
+    if (action === 'retry' && one.status === 'finished') return;
+    if (action === 'retry' || action === 'resume') this.cancelled.delete(one.id);
+    const answer = await this.daemon.call('POST', `/experiments/${one.id}/${action}`);
+    assert.ok([202, 409].includes(answer.status), `${action}: ${answer.status} ${answer.text}`);
+    if (answer.status !== 202) return;
+    if (action === 'cancel') this.cancelled.add(one.id);
+    this.counts[action === 'cancel' ? 'cancels' : action === 'retry' ? 'retries' : 'pauses']++;
+  }
+
+  async dataset() {
+    const there = [...this.sets].filter(([, state]) => state === 'there').map(([name]) => name);
+    if (there.length > 3) {
+      this.sets.set(there[0], 'unknown');
+      assert.equal((await this.daemon.call('DELETE', `/datasets/${there[0]}`)).status, 204);
+      this.sets.set(there[0], 'gone');
+      this.counts.deletes++;
+    } else {
+      const name = `set-${this.sets.size}`;
+      this.sets.set(name, 'unknown');
+      assert.equal((await this.daemon.upload(name, { train: { text: topics(50, this.sets.size), filename: 'a.tsv' } })).status, 201);
+      this.sets.set(name, 'there');
+      this.counts.uploads++;
+    }
+  }
+
+  // Works until the daemon is gone; what fails for that reason is no fault.
+  async busy() {
+    const { daemon } = this;
+    while (!daemon.exit && !this.killing) {
+      try {
+        const items = await this.all();
+        const open = items.filter((item) => !ended.includes(item.status)).length;
+        const what = this.next(10);
+        if (open < 4 || what < 3) { if (open < 8) await this.submit(); else await sleep(20); }
+        else if (what < 7) await this.control(items);
+        else if (what < 8) await this.dataset();
+        else for (const item of items.slice(-6)) this.note(item.id, (await daemon.get(`/experiments/${item.id}/metrics`)).epochs);
+      } catch (error) {
+        if (!this.killing && !daemon.exit) throw error;
+        this.counts.unanswered++;
+        return;
+      }
+    }
+  }
+
+  note(id, epochs) {
+    assert.deepEqual(epochs.map((row) => row.epoch), epochs.map((row, i) => i + 1), `epochs of experiment ${id}`);
+    assert.ok(epochs.length >= (this.seen.get(id) ?? 0), `experiment ${id} had ${this.seen.get(id)} epochs, now ${epochs.length}`);
+    this.seen.set(id, epochs.length);
+  }
+
+  // While nobody has it open; on a copy, so that the daemon itself has to recover the log.
+  integrity() {
+    const copy = mkdtempSync(join(tmpdir(), 'distilld-torture-db-'));
+    for (const name of ['distilld.db', 'distilld.db-wal']) {
+      if (existsSync(join(this.dataDir, name))) copyFileSync(join(this.dataDir, name), join(copy, name));
+    }
+    const said = execFileSync('sqlite3', [join(copy, 'distilld.db'), 'PRAGMA integrity_check; PRAGMA foreign_key_check;'], { encoding: 'utf8' });
+    rmSync(copy, { recursive: true });
+    assert.equal(said, 'ok\n');
+  }
+
+  async check() {
+    const items = await this.all(), byId = new Map(items.map((item) => [item.id, item]));
+    for (const [key, { id }] of this.sent) {
+      const named = items.filter((item) => item.name === key);
+      assert.ok(named.length <= 1, `${key} was made ${named.length} times`);
+      if (id !== undefined) assert.equal(byId.get(id)?.name, key, `acknowledged submission ${key} (${id}) is lost`);
+    }
+    for (const item of items) {
+      if (item.status === 'failed') assert.equal(item.error?.code, 'daemon_died', JSON.stringify(item.error));
+      if (this.cancelled.has(item.id)) assert.ok(ended.includes(item.status), `cancelled experiment ${item.id} is ${item.status}`);
+    }
+    for (const id of [...this.seen.keys()].slice(-12)) this.note(id, (await this.daemon.get(`/experiments/${id}/metrics`)).epochs);
+    const sets = new Set((await this.daemon.get('/datasets?limit=500')).items.map((item) => item.name));
+    for (const [name, state] of this.sets) if (state !== 'unknown') assert.equal(sets.has(name), state === 'there', `data set ${name}`);
+    this.counts.checks++;
+  }
+
+  async round() {
+    this.killing = false;
+    const work = this.busy();
+    await Promise.race([work, sleep(30 + this.next(900))]);
+    this.killing = true;
+    await this.daemon.stop('SIGKILL');
+    await work;
+    this.integrity();
+    await this.start();
+    await this.check();
+    // A submission that got no answer is sent again with its key: one experiment, whatever had become of it.
+    for (const [key, { id }] of this.sent) if (id === undefined) await this.submit(key);
+  }
+
+  async finish() {
+    for (let quiet = false; !quiet; ) {
+      quiet = true;
+      for (const item of await this.all()) {
+        const action = { paused: 'resume', failed: 'retry' }[item.status];
+        if (action) await this.daemon.post(`/experiments/${item.id}/${action}`, undefined, [202, 409]);
+        quiet &&= ['finished', 'cancelled'].includes(item.status);
+      }
+      await sleep(200);
+    }
+    const outcome = { finished: 0, cancelled: 0 };
+    const items = await this.all();
+    for (const { spec, id } of this.sent.values()) {
+      const { status } = items.find((item) => item.id === id);
+      outcome[status]++;
+      this.note(id, (await this.daemon.get(`/experiments/${id}/metrics`)).epochs);
+      if (status === 'finished') assert.deepEqual(await this.result(id), this.expected[spec], `experiment ${id} differs from its twin`);
+    }
+    const models = (await this.daemon.get('/models?limit=500')).items.length;
+    const sets = (await this.daemon.get('/datasets?limit=500')).items.length;
+    assert.equal(models, outcome.finished + this.untouched.length, 'a model for each finished run');
+    await this.daemon.stop('SIGTERM');
+    await this.start(); // which removes what nothing refers to
+    assert.deepEqual(await this.daemon.stop('SIGTERM'), { code: 0, signal: null });
+    this.integrity();
+    const count = (folder) => readdirSync(join(this.dataDir, folder)).length;
+    const done = new Set(items.filter((item) => item.status === 'finished').map((item) => String(item.id)));
+    const stray = readdirSync(this.dataDir, { recursive: true }).map(String).filter((name) => {
+      const [folder, id, file = ''] = name.split('/'); // a cancelled run may keep its checkpoints: it can be tried again
+      return /\.tmp-|\.new-/.test(name) || (folder === 'runs' && done.has(id) && file.startsWith('checkpoint'));
+    });
+    assert.deepEqual(stray, []);
+    assert.deepEqual([count('models'), count('datasets'), count('uploads')], [models, sets, 0], 'directories without a row');
+    assert.ok(readdirSync(join(this.dataDir, 'runs')).every((name) => items.some((item) => String(item.id) === name)), 'runs');
+    return outcome;
+  }
+
+  async run() {
+    try {
+      await this.prepare();
+      for (let kill = 1; kill <= this.kills; kill++) {
+        await this.round();
+        if (kill % 50 === 0) this.report(`${kill} kills, ${this.sent.size} experiments`);
+      }
+      return { kills: this.kills, ...this.counts, ...(await this.finish()) };
+    } finally {
+      this.killing = true;
+      await this.daemon?.stop('SIGKILL');
+      if (!process.env.TORTURE_KEEP) rmSync(this.dataDir, { recursive: true, force: true });
+    }
+  }
+}
+
+export const torture = (kills, seed, report = () => {}) => new Torture(kills, seed, report).run();
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const kills = Number(process.argv[2] ?? 100), seed = Number(process.argv[3] ?? Date.now() % 100_000);
+  console.log(`seed ${seed}`);
+  console.log(await torture(kills, seed, console.log));
+}
