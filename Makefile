@@ -63,7 +63,7 @@ $(patsubst %.c,$(BUILD)/%.o,$(wildcard engine/*.c)): FILE_CFLAGS := $(NUMERIC)
 define simd_rule
 $(BUILD)/engine/simd/%.$(1).o: engine/simd/%.c
 	@mkdir -p $$(@D)
-	$$(call say,CC,$$< for $(1))
+	$$(call say,CC,"$$< for $(1)")
 	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(NUMERIC) $$(SIMD_$(1)) -DDD_SIMD=$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach s,$(SIMD_SETS),$(eval $(call simd_rule,$(s))))

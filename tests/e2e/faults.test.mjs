@@ -1,6 +1,7 @@
 // What once went wrong, or nearly: exact numbers, labels after a change, assets in use, and a run whose data set is gone.
 import test from 'node:test';
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { Daemon, noBinary, tinyTeacher, topics, waitFor } from './daemon.mjs';
 
 const skip = noBinary;
@@ -118,4 +119,16 @@ test('a run whose data set or model went before it started fails and says what i
   }
   const after = await daemon.post('/experiments', tiny);
   await daemon.waitState(after.id, 'finished');
+});
+
+// A sanitizer keeps freed memory on purpose; elsewhere than Linux there is no /proc.
+test('memory goes back when a run has ended', { skip: skip || (process.env.DISTILLD_SANITIZED ? 'a sanitizer keeps memory' : process.platform !== 'linux') }, async () => {
+  const anonymous = () => 1024 * Number(readFileSync(`/proc/${daemon.process.pid}/status`, 'utf8').match(/RssAnon:\s+(\d+)/)[1]);
+  const before = anonymous();
+  const { id } = await daemon.post('/experiments', { ...tiny, layers: 4, heads: 4, hidden_size: 256, intermediate_size: 1024, batch_size: 32, max_length: 64, epochs: 3 });
+  let most = 0;
+  await waitFor(async () => ((most = Math.max(most, anonymous())), (await daemon.get(`/experiments/${id}`)).status === 'finished'), 120_000, 'the run');
+  assert.ok(most > before + 32 * 2 ** 20, `a run of this size takes memory, or this shows nothing: ${before} → ${most}`);
+  await waitFor(async () => (await daemon.get('/system')).workers.busy === 0, 10_000, 'an idle worker');
+  assert.ok(anonymous() < before + 16 * 2 ** 20, `${before} before, ${most} while it ran, ${anonymous()} after`);
 });
