@@ -40,7 +40,7 @@ objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
 .PHONY: all demo test bench lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
-        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture
+        lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
 all: $(BUILD)/distilld ## build ./build/distilld
@@ -218,12 +218,19 @@ $(BUILD)/tests/bench/step: tests/bench/step.c $(BUILD)/engine.a $(BUILD)/spec.a 
 	$(call say,BENCH,$@)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(LDLIBS)
 
-install: all ## into PREFIX (/usr/local)
+man: $(BUILD)/man/distilld.1 ## the man pages, from the binary's own help
+$(BUILD)/man/distilld.1: $(BUILD)/distilld man/build.mjs
+	node man/build.mjs $(BUILD)/distilld $(BUILD)/man
+
+install: all man ## into PREFIX (/usr/local)
 	install -D -m 755 $(BUILD)/distilld $(DESTDIR)$(PREFIX)/bin/distilld
+	install -D -m 644 $(BUILD)/man/distilld.1 $(DESTDIR)$(PREFIX)/share/man/man1/distilld.1
+	install -D -m 644 $(BUILD)/man/distilld.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/distilld.conf.5
 	install -D -m 644 systemd/distilld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service
 	install -D -m 644 systemd/distilld.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/distilld $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf
+	rm -f $(DESTDIR)$(PREFIX)/bin/distilld $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf \
+		$(DESTDIR)$(PREFIX)/share/man/man1/distilld.1 $(DESTDIR)$(PREFIX)/share/man/man5/distilld.conf.5
 
 clean: ## remove what was built
 	rm -rf build web/node_modules tests/browser/node_modules
