@@ -31,6 +31,7 @@ struct frame {
     char *bytes;
     size_t len;
     int64_t experiment_id;
+    unsigned type; /* one bit of dd_event_types */
 };
 
 struct reader {
@@ -38,13 +39,38 @@ struct reader {
     struct dd_events *events;
     struct MHD_Connection *connection;
     int64_t experiment_id; /* 0: all */
-    uint64_t next;         /* seq */
-    size_t offset;         /* within frame `next` */
-    char prelude[256];     /* written before anything else: retry, id, reset */
+    struct dd_events_filter filter;
+    uint64_t next;     /* seq */
+    size_t offset;     /* within frame `next` */
+    char prelude[256]; /* written before anything else: retry, id, reset */
     size_t prelude_len, prelude_at;
     bool parked, ending, heartbeat;
     int64_t wrote_us; /* last time something was given to it */
+    int64_t step_us;  /* last time a step was */
 };
+
+/* The names of events; their places are the bits of a filter.  An event of another name passes every filter. */
+static const char *const type_names[] = {"status", "step", "epoch", "log"};
+#define STEP_BIT (1u << 1)
+
+static unsigned type_bit(const char *name, size_t len) {
+    for (unsigned i = 0; i < DD_ARRAY_LEN(type_names); i++) {
+        if (strlen(type_names[i]) == len && memcmp(type_names[i], name, len) == 0) {
+            return 1u << i;
+        }
+    }
+    return 0;
+}
+
+unsigned dd_events_types(const char *list) {
+    unsigned bits = 0;
+    while (list != NULL && *list != '\0') {
+        size_t n = strcspn(list, ",");
+        bits |= type_bit(list, n);
+        list += n + (list[n] == ',');
+    }
+    return bits;
+}
 
 struct step_slot {
     int64_t experiment_id; /* 0: free */
@@ -131,6 +157,23 @@ static char *render(const struct dd_events *events, const char *type, const char
     return bytes;
 }
 
+/* Whether the reader is given the frame.  A step that comes too soon after the last is left out, not held back: the
+ * next says more, and who wants every step asks for them. */
+static bool wants(const struct reader *reader, const struct frame *frame) {
+    const struct dd_events_filter *filter = &reader->filter;
+    if (reader->experiment_id != 0 && reader->experiment_id != frame->experiment_id) {
+        return false;
+    }
+    if (frame->type == STEP_BIT && filter->steps_of != 0 && filter->steps_of != frame->experiment_id) {
+        return false;
+    }
+    if (frame->type == STEP_BIT && filter->step_every_us > 0 && reader->step_us > 0 &&
+        dd_clock_mono_us() - reader->step_us < filter->step_every_us) {
+        return false;
+    }
+    return filter->types == 0 || frame->type == 0 || (filter->types & frame->type) != 0;
+}
+
 static void put(struct dd_events *events, const char *type, int64_t experiment_id, const char *data) {
     size_t len = 0;
     char *bytes = render(events, type, data, &len);
@@ -144,10 +187,11 @@ static void put(struct dd_events *events, const char *type, int64_t experiment_i
         drop_oldest(events);
     }
     uint64_t seq = events->next++;
-    events->ring[seq % RING_EVENTS] = (struct frame){bytes, len, experiment_id};
+    struct frame *frame = &events->ring[seq % RING_EVENTS];
+    *frame = (struct frame){bytes, len, experiment_id, type_bit(type, strlen(type))};
     events->bytes += len;
     for (struct reader *r = events->readers; r != NULL; r = r->next_reader) {
-        if (r->parked && r->experiment_id != 0 && r->experiment_id != experiment_id) {
+        if (r->parked && !wants(r, frame)) {
             r->next = seq + 1; /* it has seen all that concerns it */
         } else {
             wake(r);
@@ -225,7 +269,10 @@ static size_t copy_frames(struct reader *reader, char *out, size_t room) {
     size_t written = 0;
     while (written < room && reader->next < events->next) {
         const struct frame *frame = &events->ring[reader->next % RING_EVENTS];
-        bool wanted = reader->experiment_id == 0 || reader->experiment_id == frame->experiment_id;
+        bool wanted = reader->offset > 0 || wants(reader, frame);
+        if (wanted && frame->type == STEP_BIT) {
+            reader->step_us = dd_clock_mono_us();
+        }
         size_t n = wanted ? DD_MIN(frame->len - reader->offset, room - written) : 0;
         memcpy(out + written, frame->bytes + reader->offset, n);
         written += n;
@@ -328,7 +375,7 @@ static enum dd_status add_reader(struct dd_events *events, struct reader *reader
 }
 
 void dd_events_answer(struct dd_events *events, struct dd_request *request, int64_t experiment_id,
-                      const char *last_event_id) {
+                      const struct dd_events_filter *filter, const char *last_event_id) {
     struct reader *reader = dd_calloc(1, sizeof *reader);
     if (reader == NULL) {
         return;
@@ -336,6 +383,7 @@ void dd_events_answer(struct dd_events *events, struct dd_request *request, int6
     *reader = (struct reader){.events = events,
                               .connection = request->connection,
                               .experiment_id = experiment_id,
+                              .filter = *filter,
                               .wrote_us = dd_clock_mono_us()};
     enum dd_status status = add_reader(events, reader, last_event_id, &request->problem.error);
     if (status != DD_OK) {

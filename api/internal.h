@@ -260,8 +260,16 @@ void dd_events_free(struct dd_events *events); /* no reader may be left */
 /* true: a step is held back, and the timer should be told. */
 bool dd_events_publish(struct dd_events *events, const char *type, int64_t experiment_id, const char *data);
 /* Makes the streaming answer. experiment_id 0: all. */
+/* What of the stream a reader wants.  types: bits of dd_events_types, 0 for all; steps_of: steps of this experiment
+ * alone, 0 for all. */
+struct dd_events_filter {
+    unsigned types;
+    int64_t steps_of;
+    int64_t step_every_us; /* at most one step event in this time; 0: all there are */
+};
+unsigned dd_events_types(const char *list); /* "status,epoch" */
 void dd_events_answer(struct dd_events *events, struct dd_request *request, int64_t experiment_id,
-                      const char *last_event_id);
+                      const struct dd_events_filter *filter, const char *last_event_id);
 /* Heartbeats, held-back steps, gone clients.  Returns when it wants to be called next (mono µs). */
 int64_t dd_events_tick(struct dd_events *events, int64_t now_us);
 void dd_events_stop(struct dd_events *events); /* ends all streams, takes no more */

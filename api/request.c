@@ -442,12 +442,21 @@ static void run_events(struct dd_request *request) {
         return;
     }
     const char *last = request->headers.last_event_id;
+    struct dd_events_filter filter = {0};
     for (size_t i = 0; i < request->params.count; i++) {
-        if (last == NULL && strcmp(request->params.items[i].name, "last_event_id") == 0) {
-            last = request->params.items[i].value;
+        const struct dd_api_param *param = &request->params.items[i];
+        if (last == NULL && strcmp(param->name, "last_event_id") == 0) {
+            last = param->value;
+        } else if (strcmp(param->name, "types") == 0) {
+            filter.types = dd_events_types(param->value);
+        } else if (strcmp(param->name, "step_every") == 0) {
+            (void)dd_text_int(param->value, &filter.step_every_us);
+            filter.step_every_us *= 1000000;
+        } else if (strcmp(param->name, "steps_of") == 0) {
+            (void)dd_text_int(param->value, &filter.steps_of);
         }
     }
-    dd_events_answer(request->api->events, request, request->captures.id, last);
+    dd_events_answer(request->api->events, request, request->captures.id, &filter, last);
 }
 
 static bool wants_thread(const struct dd_request *request) {

@@ -104,6 +104,10 @@ static const struct dd_field compare_query[] = {
     END,
 };
 static const struct dd_field events_query[] = {
+    {"types", DD_FIELD_ENUM_LIST, .values = "status step epoch log", .help = "only these events, comma-separated"},
+    {"steps_of", DD_FIELD_INT, .least = 1, .most = MAX_SAFE_INTEGER, .help = "step events of this experiment alone"},
+    {"step_every", DD_FIELD_INT, .least = 0, .most = 3600, .otherwise = "0",
+     .help = "at most one step event in so many seconds; those between are left out"},
     {"last_event_id", DD_FIELD_STRING, .most = 64,
      .help = "resume after this event, where the Last-Event-ID header cannot be set"},
     END,

@@ -32,6 +32,7 @@ export function parser(onEvent) {
 
 /**
  * Keeps one stream open until stop() is called.
+ * url may be a function, asked at each connection; reopen() connects again at once where the last event was.
  * onEvent(type, data) gets parsed JSON; onState(state) gets 'live', 'lost' or 'refused'.
  */
 export function openStream({ url, headers, onEvent, onState }) {
@@ -40,17 +41,20 @@ export function openStream({ url, headers, onEvent, onState }) {
   let failures = 0;
   let controller = null;
   let wake = () => {};
+  let reopening = false;
+  let live = false;
 
   async function readOnce() {
     controller = new AbortController();
     const sent = { Accept: 'text/event-stream', ...headers() };
     if (lastId) sent['Last-Event-ID'] = lastId;
-    const response = await fetch(url, { headers: sent, cache: 'no-store', signal: controller.signal });
+    const response = await fetch(typeof url === 'function' ? url() : url, { headers: sent, cache: 'no-store', signal: controller.signal });
     if (!response.ok) {
       if (response.status === 401 || response.status === 403) onState('refused');
       throw new Error(`HTTP ${response.status}`);
     }
     failures = 0;
+    live = true;
     onState('live');
     const feed = parser((type, text, id) => {
       if (id) lastId = id;
@@ -79,7 +83,12 @@ export function openStream({ url, headers, onEvent, onState }) {
       } catch {
         // said through onState below
       }
+      live = false;
       if (stopped) return;
+      if (reopening) {
+        reopening = false;
+        continue;
+      }
       onState('lost');
       const pause = PAUSES_MS[Math.min(failures++, PAUSES_MS.length - 1)];
       await new Promise((resolve) => {
@@ -91,6 +100,11 @@ export function openStream({ url, headers, onEvent, onState }) {
   loop();
 
   return {
+    reopen() {
+      if (!live) return; // the next connection asks anew anyway
+      reopening = true;
+      controller.abort();
+    },
     retry() {
       failures = 0;
       wake();

@@ -182,27 +182,43 @@ function receive(type, data) {
   }
 }
 
+/** Steps after the last one that is here. */
+function catchUpSteps(id) {
+  const rows = steps.get(id);
+  if (!rows || isFinal(id)) return;
+  loadSteps(id, rows.length ? rows.last + 1 : 1, Number.MAX_SAFE_INTEGER)
+    .then((more) => {
+      const names = Object.keys(more.columns);
+      addSteps(
+        id,
+        more.columns.step.map((_, i) => Object.fromEntries(names.map((n) => [n, more.columns[n][i]]))),
+      );
+    })
+    .catch(() => {});
+}
+
+let watched = null;
+const askSteps = () => stream?.want(document.visibilityState === 'visible' ? watched : null);
+/** The run whose steps are in view; null: none. Hidden pages do not ask for steps, and catch up when they are shown. */
+export function watchSteps(id) {
+  watched = id;
+  askSteps();
+  if (id) catchUpSteps(id);
+}
+
 /** Events were missed: asks for what came since, for everything that is still moving and has been read before. */
 function catchUp() {
   for (const [id, entry] of metrics) if (!entry.whole) loadMetrics(id).catch(() => {});
-  for (const id of steps.keys()) {
-    if (isFinal(id)) continue;
-    const rows = steps.get(id);
-    loadSteps(id, rows.length ? rows.last + 1 : 1, Number.MAX_SAFE_INTEGER)
-      .then((more) => {
-        const names = Object.keys(more.columns);
-        addSteps(
-          id,
-          more.columns.step.map((_, i) => Object.fromEntries(names.map((n) => [n, more.columns[n][i]]))),
-        );
-      })
-      .catch(() => {});
-  }
+  for (const id of steps.keys()) catchUpSteps(id);
   for (const id of logs.keys()) loadLog(id).catch(() => {});
   emit('reset');
 }
 
 export function start() {
+  document.addEventListener('visibilitychange', () => {
+    askSteps();
+    if (watched && document.visibilityState === 'visible') catchUpSteps(watched);
+  });
   stream = connect(receive, (state, since) => {
     const back = line.state === 'lost' && state === 'live';
     line = { state, since };

@@ -1,11 +1,14 @@
 // The shared worker: one event stream for all tabs of a browser (HTTP/1.1 allows six connections to a host).
-// Pages post {token} when they open; the worker posts {state, since} and {type, data} to every page.
+// Pages post {token} when they open and {want: id} when they show a run's steps; the worker posts {state, since} and {type, data} to every page.
 import { openStream } from './sse.js';
+import { eventWants } from './wants.js';
 
 const ports = new Set();
 let stream = null;
 let token = '';
 let state = { state: 'connecting', since: Date.now() };
+
+const wants = eventWants(() => stream?.reopen());
 
 function tell(message) {
   for (const port of ports) port.postMessage(message);
@@ -13,7 +16,7 @@ function tell(message) {
 
 function start() {
   stream = openStream({
-    url: '/api/v1/events',
+    url: wants.url,
     headers: () => (token ? { Authorization: `Bearer ${token}` } : {}),
     onEvent: (type, data) => tell({ type, data }),
     onState: (name) => {
@@ -29,6 +32,11 @@ self.onconnect = (event) => {
   port.onmessage = ({ data }) => {
     if (data.bye) {
       ports.delete(port);
+      wants.set(port, null);
+      return;
+    }
+    if ('want' in data) {
+      wants.set(port, data.want);
       return;
     }
     const changed = (data.token ?? '') !== token;

@@ -1,12 +1,13 @@
 // This page's end of the event stream. One stream per browser: a shared worker holds it; browsers without shared
 // workers hold one per tab.
 import { openStream } from './sse.js';
+import { eventWants } from './wants.js';
 import { tokenHeaders } from './api.js';
 import { recall } from './memory.js';
 
 /* global STREAM_WORKER: the hashed path of the worker, put in by build.mjs */
 
-/** onEvent(type, data); onState(name, sinceMs). Returns {retry}. */
+/** onEvent(type, data); onState(name, sinceMs). Returns {retry, want}: want(id) asks for the steps of a run. */
 export function connect(onEvent, onState) {
   if (typeof SharedWorker === 'function') {
     const worker = new SharedWorker(STREAM_WORKER, { name: 'distilld-events' });
@@ -20,11 +21,12 @@ export function connect(onEvent, onState) {
     addEventListener('pagehide', () => port.postMessage({ bye: true }));
     addEventListener('pageshow', (event) => event.persisted && location.reload());
     addEventListener('online', () => hello({ retry: true }));
-    return { retry: () => hello({ retry: true }) };
+    return { retry: () => hello({ retry: true }), want: (id) => port.postMessage({ want: id }) };
   }
   let known = '';
+  const wants = eventWants(() => stream.reopen());
   const stream = openStream({
-    url: '/api/v1/events',
+    url: wants.url,
     headers: tokenHeaders,
     onEvent,
     onState: (name) => {
@@ -33,5 +35,5 @@ export function connect(onEvent, onState) {
     },
   });
   addEventListener('online', () => stream.retry());
-  return stream;
+  return { retry: stream.retry, want: (id) => wants.set('page', id) };
 }

@@ -77,6 +77,33 @@ static void test_stream(void **state) {
     wait_readers(0); /* a client that has gone is noticed though nothing is sent */
 }
 
+static void test_types(void **state) {
+    (void)state;
+    struct stream *some = stream_open(V1 "/events?types=status,epoch", "");
+    struct stream *steps = stream_open(V1 "/events?types=step&steps_of=9&step_every=3600", "");
+    assert_true(stream_wait(some, "retry"));
+    assert_true(stream_wait(steps, "retry"));
+    wait_readers(2);
+    publish("step", 8, 1);
+    publish("step", 9, 2);
+    publish("log", 9, 3);
+    publish("epoch", 9, 4); /* lets held-back steps go first */
+    publish("step", 9, 5);
+    publish("status", 9, 6);
+    assert_true(stream_wait(some, "\"n\":6"));
+    assert_int_equal(count_of(some->text, "event: "), 2);
+    assert_true(stream_wait(steps, "\"n\":2"));
+    stream_close(some);
+    dd_api_publish(server, "step", 10, "{\"n\":7}");
+    publish("status", 9, 8); /* neither is for it; its next byte would be the fifth step, which came too soon */
+    usleep(300000);
+    struct pollfd more = {.fd = steps->fd, .events = POLLIN};
+    assert_int_equal(poll(&more, 1, 0), 0);
+    assert_int_equal(count_of(steps->text, "event: "), 1);
+    stream_close(steps);
+    wait_readers(0);
+}
+
 static void test_filter(void **state) {
     (void)state;
     struct stream *s = stream_open(V1 "/experiments/8/events", "");
@@ -312,9 +339,9 @@ static int setup(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream),       cmocka_unit_test(test_filter),  cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_reset),        cmocka_unit_test(test_steps),   cmocka_unit_test(test_slow_reader),
-        cmocka_unit_test(test_many_readers), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_stream),      cmocka_unit_test(test_filter),       cmocka_unit_test(test_types),
+        cmocka_unit_test(test_resume),      cmocka_unit_test(test_reset),        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_many_readers), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, setup, teardown_default);
 }

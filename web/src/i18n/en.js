@@ -168,6 +168,7 @@ export default {
   'metric.macro_precision': 'macro precision',
   'metric.macro_recall': 'macro recall',
   'mark.best': 'best {score}',
+  'mark.collapse': 'collapse',
   'mark.resumed': 'resumed',
   'summary.loss':
     'Over {epochs} epochs the training loss went from {first} to {last}; the dev loss was lowest at {dev}, in epoch {epoch}.',

@@ -167,6 +167,7 @@ export default {
   'metric.macro_precision': '宏精确率',
   'metric.macro_recall': '宏召回率',
   'mark.best': '最佳 {score}',
+  'mark.collapse': '崩溃',
   'mark.resumed': '恢复训练',
   'summary.loss': '{epochs} 轮中训练损失从 {first} 变为 {last}；开发集损失在第 {epoch} 轮最低，为 {dev}。',
   'summary.score': '宏 F1 在第 {epoch} 轮最佳，为 {best}；目前为 {last}。',

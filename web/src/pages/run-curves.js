@@ -7,13 +7,14 @@ import { runColour } from '../colour.js';
 import { duration, fullTime, number, score, shortScore } from '../format.js';
 import { segmented } from '../widgets.js';
 import { route, setParams } from '../router.js';
-import { loadSteps, metricsOf, on, run } from '../store.js';
+import { loadSteps, metricsOf, on, run, watchSteps } from '../store.js';
 import { smooth } from '../smooth.js';
 import { token } from '../theme.js';
 
 const SMOOTHINGS = [0, 0.4, 0.7, 0.9];
 const STEP_UNITS = 200; // smoothing of step curves counts in 1/200 of the run, so that it does not depend on its length
 const LEAST_WAIT_S = 1;
+const COLLAPSE = 0.6; // of the best macro-F1 so far
 const HIDDEN_AT_FIRST = ['teacher_agreement'];
 
 export function curves(id) {
@@ -112,11 +113,32 @@ export function curves(id) {
     return { x: xAxis(false, zoom('z')), y, series, marks: marks(rows, x), ...extra?.(rows, x) };
   }
 
+  function marks(rows, x) {
+    return [...collapses(rows, x), ...resumptions(rows, x)];
+  }
+
+  /**
+   * Where the scores fell off a cliff: the first epoch of each stretch in which macro-F1 is below COLLAPSE of the best so
+   * far. A student that gives one class alone has 1/classes of a good one's, so it always shows.
+   */
+  function collapses(rows, x) {
+    const found = [];
+    let best = 0;
+    let down = false;
+    rows.column('macro_f1').forEach((v, i) => {
+      const low = best > 0 && (v === null || v < COLLAPSE * best);
+      if (low && !down) found.push({ x: x[i], name: t('mark.collapse'), bad: true });
+      down = low;
+      best = Math.max(best, v ?? 0);
+    });
+    return found;
+  }
+
   /**
    * Where the run was taken up again after a kill, a pause or a retry: the attempts − 1 longest waits between two epochs
    * that are not explained by the time the later epoch took.
    */
-  function marks(rows, x) {
+  function resumptions(rows, x) {
     const again = (run(id)?.attempts ?? 1) - 1;
     if (again < 1) return [];
     const at = rows.column('recorded_at').map((time) => (time ? Date.parse(time) / 1000 : NaN));
@@ -411,6 +433,7 @@ export function curves(id) {
   );
   drawControls();
   readSteps();
+  watchSteps(id);
 
   return {
     element,
@@ -420,6 +443,7 @@ export function curves(id) {
       setParams({ smooth: next || null });
     },
     stop() {
+      watchSteps(null);
       for (const off of offs) off();
       for (const panel of [loss, scores, ...stepPanels]) panel.stop();
     },

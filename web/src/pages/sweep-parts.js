@@ -1,6 +1,8 @@
 // What the Sweeps page computes from a sweep's points; pure, tested in tests/browser/units.test.mjs.
 import { score } from '../format.js';
 
+const FEW_VALUES = 12;
+
 /** A value of an axis, or {axis: value, …} as "T=4, alpha=0.2". */
 export function showValue(value) {
   if (value === undefined || value === null) return '–';
@@ -53,7 +55,9 @@ export function cellsOf(points, x, y, metric) {
 export function lineSeries(sweep, metric, colour) {
   const points = sweep.points.filter((p) => p.n).sort((a, b) => a[metric].mean - b[metric].mean);
   if (points.length < 2) return null;
-  const numeric = (axis) => points.every((p) => typeof p.values[axis] === 'number');
+  // the few values of a grid stand apart evenly; many drawn ones lie where they are
+  const numeric = (axis) =>
+    points.every((p) => typeof p.values[axis] === 'number') && distinct(points, axis).length > FEW_VALUES;
   const low = points[0][metric].mean;
   const high = points.at(-1)[metric].mean;
   return {

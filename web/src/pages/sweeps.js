@@ -53,7 +53,7 @@ function list(root) {
         h(
           'table',
           { class: 'data wide' },
-          h('thead', {}, h('tr', {}, columns.map((c) => h('th', { scope: 'col' }, t(`sweeps.${c}`))))),
+          h('thead', {}, h('tr', {}, columns.map((c) => h('th', { scope: 'col', class: ['points', 'seeds'].includes(c) ? 'num' : '' }, t(`sweeps.${c}`))))),
           h('tbody', {}, page.items.map(row)),
         ),
       ),
@@ -124,7 +124,7 @@ function one(root, id) {
       h('p', { class: 'crumbs' }, h('a', { href: href(['sweeps']) }, t('nav.sweeps'))),
       h(
         'div',
-        { class: 'run-head' },
+        { class: 'toolbar' },
         h('h1', { class: 'page-title' }, `#${sweep.id} ${sweep.name}`),
         h('span', { class: 'run-state' }, statusMark(sweep.status)),
         h('span', { class: 'num' }, t('sweeps.progress_of', { done: done(progress), total: progress.total })),
