@@ -264,6 +264,21 @@ enum dd_status dd_guard_token(struct dd_request *request) {
                                  : "send the token as \"Authorization: Bearer …\"");
 }
 
+void dd_peer_text(const struct dd_request *request, char out[DD_PEER_TEXT_BYTES]) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    union dd_address peer = {.room = {0}};
+    socklen_t len = sizeof peer;
+    const char *text = NULL;
+    if (info != NULL && getpeername(info->connect_fd, &peer.any, &len) == 0) {
+        text = peer.any.sa_family == AF_INET ? inet_ntop(AF_INET, &peer.v4.sin_addr, out, DD_PEER_TEXT_BYTES)
+                                             : inet_ntop(AF_INET6, &peer.v6.sin6_addr, out, DD_PEER_TEXT_BYTES);
+    }
+    if (text == NULL) {
+        snprintf(out, DD_PEER_TEXT_BYTES, "?");
+    }
+}
+
 /* --- body --------------------------------------------------------------------------------------------------------- */
 
 static bool media_is(const char *content_type, const char *media) {

@@ -213,6 +213,9 @@ enum dd_status dd_guard_token(struct dd_request *request) DD_MUST_CHECK;
 /* Content-Type, Content-Length, Transfer-Encoding against the route. Sets body_limit. */
 enum dd_status dd_guard_body(struct dd_request *request, bool *ret_has_body) DD_MUST_CHECK;
 bool dd_is_api_path(const char *path); /* needs the token */
+/* Address of who is asking, "?" when there is none. */
+#define DD_PEER_TEXT_BYTES INET6_ADDRSTRLEN
+void dd_peer_text(const struct dd_request *request, char out[DD_PEER_TEXT_BYTES]);
 
 /* --- answers (answer.c, problem.c, pages.c) ------------------------------------------------------------------------
  */

@@ -219,6 +219,20 @@ static enum dd_status check_head(struct dd_request *request, bool *ret_has_body)
     return status;
 }
 
+/* Who changed something and who was turned away stands in the log; reading does not, unless everything is asked for. */
+static void log_answer(const struct dd_request *request) {
+    bool safe = strcmp(request->method, "GET") == 0 || request->head;
+    bool refused = request->status == 401 || request->status == 403 || request->status == 421;
+    char peer[DD_PEER_TEXT_BYTES];
+    dd_peer_text(request, peer);
+    dd_log(request->status >= 500 ? DD_LOG_WARNING
+           : safe && !refused     ? DD_LOG_DEBUG
+                                  : DD_LOG_INFO,
+           "http", "%s %s %.15s %.300s %d %.1f ms %s%.47s", request->id, peer, request->method, request->uri,
+           request->status, (double)(dd_clock_mono_us() - request->started_us) / 1000, request->failed ? "" : "ok",
+           request->failed ? request->problem.error.code : "");
+}
+
 static enum MHD_Result send_answer(struct dd_request *request) {
     struct dd_api *api = request->api;
     if (request->response == NULL) {
@@ -233,13 +247,7 @@ static enum MHD_Result send_answer(struct dd_request *request) {
     api->bytes_sent += request->head ? 0 : request->response_bytes;
     api->responses_4xx += request->status >= 400 && request->status < 500;
     api->responses_5xx += request->status >= 500;
-    bool safe = strcmp(request->method, "GET") == 0 || request->head;
-    dd_log(request->status >= 500 ? DD_LOG_WARNING
-           : safe                 ? DD_LOG_DEBUG
-                                  : DD_LOG_INFO,
-           "http", "%s %.15s %.300s %d %.1f ms %s%.47s", request->id, request->method, request->uri, request->status,
-           (double)(dd_clock_mono_us() - request->started_us) / 1000, request->failed ? "" : "ok",
-           request->failed ? request->problem.error.code : "");
+    log_answer(request);
     return queued;
 }
 

@@ -127,6 +127,46 @@ static void test_token(void **state) {
     start_with(false);
 }
 
+/* Whether the log has a line with all of the NULL-terminated words. */
+static bool logged(FILE *log, const char *const *words) {
+    char line[1024];
+    rewind(log);
+    while (fgets(line, sizeof line, log) != NULL) {
+        bool all = true;
+        for (const char *const *word = words; *word != NULL; word++) {
+            all = all && strstr(line, *word) != NULL;
+        }
+        if (all) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Changes and refusals are logged with who asked; plain reading is not, and the token never. */
+static void test_audit(void **state) {
+    (void)state;
+    FILE *log = tmpfile();
+    assert_non_null(log);
+    server_stop();
+    start_with(true);
+    dd_log_configure(DD_LOG_INFO, DD_LOG_TEXT, fileno(log));
+    assert_int_equal(status_of("GET", V1 "/experiments", "Authorization: Bearer wrong guess\r\n"), 401);
+    assert_int_equal(status_of("GET", V1 "/datasets", "Authorization: Bearer " TOKEN "\r\n"), 200);
+    assert_int_equal(status_of("GET", V1 "/models", "Origin: http://evil.example\r\n"), 403);
+    assert_int_equal(status_of("DELETE", V1 "/experiments/7", "Authorization: Bearer " TOKEN "\r\n"), 204);
+    server_stop(); /* every answer has been logged */
+    dd_log_configure(DD_LOG_ERROR, DD_LOG_TEXT, 2);
+    assert_true(logged(log, (const char *const[]){" 127.0.0.1 GET ", "/experiments", " 401 ", "token_wrong", NULL}));
+    assert_true(logged(log, (const char *const[]){" 127.0.0.1 GET ", "/models", " 403 ", "origin_foreign", NULL}));
+    assert_true(logged(log, (const char *const[]){" 127.0.0.1 DELETE ", "/experiments/7", " 204 ", NULL}));
+    assert_false(logged(log, (const char *const[]){"/datasets", NULL}));
+    assert_false(logged(log, (const char *const[]){TOKEN, NULL}));
+    assert_false(logged(log, (const char *const[]){"wrong guess", NULL}));
+    fclose(log);
+    start_with(false);
+}
+
 /* Whatever comes in, the server answers the next one. */
 static void test_malformed(void **state) {
     (void)state;
@@ -299,9 +339,10 @@ static void test_bad_start(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_host),       cmocka_unit_test(test_origin),   cmocka_unit_test(test_token),
-        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_too_long), cmocka_unit_test(test_expect),
-        cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_stalls),   cmocka_unit_test(test_bad_start),
+        cmocka_unit_test(test_host),      cmocka_unit_test(test_origin),     cmocka_unit_test(test_token),
+        cmocka_unit_test(test_audit),     cmocka_unit_test(test_malformed),  cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_expect),    cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_stalls),
+        cmocka_unit_test(test_bad_start),
     };
     return cmocka_run_group_tests(tests, setup, teardown_default);
 }
