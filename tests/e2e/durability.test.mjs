@@ -1,6 +1,7 @@
 // kill -9 in the middle of an epoch, then a restart: the same run, one curve, the same bits as a run left in peace.
 import test from 'node:test';
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { rmSync, mkdtempSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
@@ -104,4 +105,34 @@ test('a second daemon on the same data directory is refused with the reason', { 
   const first = await Daemon.start();
   t.after(() => first.discard());
   await assert.rejects(Daemon.start({ dataDir: first.dataDir }), /ended: .*"code":[1-9][0-9]*[\s\S]*(already|another|in use)/);
+});
+
+test('a submission whose answer died with the daemon is not made twice', { skip: noBinary, timeout: 120_000 }, async (t) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'distilld-claim-'));
+  let daemon = await Daemon.start({ dataDir, args: ['--workers', '1'] });
+  t.after(async () => {
+    await daemon.stop('SIGKILL');
+    rmSync(dataDir, { recursive: true, force: true });
+  });
+  await daemon.upload('topics', { train: { text: topics(60), filename: 'train.tsv' } });
+  const spec = { ...tinyTeacher, dataset: 'topics', epochs: 500, priority: -1 };
+  const requests = [['/experiments', spec], ['/experiments/1/clone', { seed: 3 }], ['/sweeps', { name: 's', base: spec, grid: { batch_size: [8, 16] } }]];
+  const first = [];
+  for (const [i, [path, body]] of requests.entries()) {
+    const answer = await daemon.call('POST', path, body, { 'Idempotency-Key': `key-${i}` });
+    assert.equal(answer.status, 201, answer.text);
+    first.push(answer.json.id);
+  }
+  await daemon.stop('SIGKILL');
+  // As a kill between the insert and the answer leaves it.
+  execFileSync('sqlite3', [join(dataDir, 'distilld.db'), 'UPDATE idempotency SET body = NULL;']);
+  daemon = await Daemon.start({ dataDir, args: ['--workers', '1'] });
+  for (const [i, [path, body]] of requests.entries()) {
+    const again = await daemon.call('POST', path, body, { 'Idempotency-Key': `key-${i}` });
+    assert.deepEqual([again.status, again.json.id], [201, first[i]], again.text);
+    assert.match(again.headers.get('location'), new RegExp(`/${first[i]}$`));
+    assert.equal((await daemon.call('POST', path, { ...body, tags: ['other'] }, { 'Idempotency-Key': `key-${i}` })).status, 422);
+  }
+  assert.equal((await daemon.get('/experiments?limit=500')).items.length, 4);
+  assert.equal((await daemon.get('/sweeps')).items.length, 1);
 });
