@@ -9,7 +9,7 @@
 
 static struct dd_model *teacher;
 static struct history *undisturbed[2][2]; /* by task, optimizer */
-static char undisturbed_run[2][2][32];
+static char undisturbed_run[2][2][48];
 static int undisturbed_best[2][2];
 
 static void attempt_init(struct attempt *attempt, int task, int optimizer, const char *run) {
@@ -32,7 +32,7 @@ static int set_up(void **state) {
     for (int task = 0; task < 2; task++) {
         for (int optimizer = 0; optimizer < 2; optimizer++) {
             char *run = undisturbed_run[task][optimizer];
-            snprintf(run, 32, "undisturbed-%d-%d", task, optimizer);
+            snprintf(run, 48, "undisturbed-%d-%d", task, optimizer);
             struct attempt attempt;
             attempt_init(&attempt, task, optimizer, run);
             record_path(attempt.recorder.path, run, 0);
