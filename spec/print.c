@@ -36,8 +36,23 @@ static bool make_all_exact(cJSON *value) {
     return true;
 }
 
+/* Back to numbers; raw text comes from nowhere else. */
+static void restore(cJSON *value) {
+    if (cJSON_IsRaw(value)) {
+        free(value->valuestring);
+        value->valuestring = NULL;
+        value->type = (value->type & ~0xFF) | cJSON_Number;
+    }
+    for (cJSON *child = value->child; child != NULL; child = child->next)
+        restore(child);
+}
+
 char *dd_json_print(cJSON *json, bool pretty) {
-    if (json == NULL || !make_all_exact(json))
+    if (json == NULL)
         return NULL;
-    return pretty ? cJSON_Print(json) : cJSON_PrintUnformatted(json);
+    char *text = NULL;
+    if (make_all_exact(json))
+        text = pretty ? cJSON_Print(json) : cJSON_PrintUnformatted(json);
+    restore(json);
+    return text;
 }

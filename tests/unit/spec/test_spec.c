@@ -315,6 +315,8 @@ static void test_numbers_survive_text(void **state) {
         cJSON_AddNumberToObject(json, "value", value);
         for (int times = 0; times < 2; times++) {
             char *text = dd_json_print(json, times == 1);
+            assert_true(cJSON_IsNumber(json->child) && json->child->valuedouble == value &&
+                        json->child->valuestring == NULL);
             cJSON_Delete(json);
             json = cJSON_Parse(text);
             const cJSON *number = cJSON_GetObjectItemCaseSensitive(json, "value");
