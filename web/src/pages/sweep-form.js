@@ -47,7 +47,7 @@ export function sweepForm() {
   const count = h('input', { type: 'text', id: 'sweep-count', inputmode: 'numeric', value: '20', oninput: changed });
   const countRow = h('div', { class: 'form-row', hidden: true }, h('label', { for: 'sweep-count' }, t('sweeps.count')), count);
   const preview = h('p', { role: 'status', class: 'strong' });
-  const fault = h('ul', { class: 'bad plain', role: 'alert' });
+  const fault = h('div', { class: 'bad', role: 'alert' });
   const curl = h('div', {});
   const lists = { datasets: h('datalist', { id: 'sweep-datasets' }), models: h('datalist', { id: 'sweep-models' }) };
   const row = (id, label, input, help) =>
@@ -134,7 +134,7 @@ export function sweepForm() {
       fill(curl, codeBlock(curlFor('sweeps', body), t('new.curl')));
       check();
     } catch (error) {
-      fill(fault, h('li', {}, error.message));
+      fill(fault, h('p', {}, error.message));
     }
   }
 
@@ -142,8 +142,8 @@ export function sweepForm() {
     fill(
       fault,
       problem.errors?.length
-        ? problem.errors.map((e) => h('li', {}, h('code', {}, e.pointer), ` ${e.detail}`))
-        : h('li', {}, explain(problem)),
+        ? problem.errors.map((e) => h('p', {}, h('code', {}, e.pointer), ` ${e.detail}`))
+        : h('p', {}, explain(problem)),
     );
 
   async function submit(event) {

@@ -114,7 +114,8 @@ function one(root, id) {
   function scale(share) {
     return isDark() ? oklch(0.28 + 0.42 * share, 0.02 + 0.09 * share, 165) : oklch(0.96 - 0.46 * share, 0.02 + 0.08 * share, 165);
   }
-  const inkOn = (share) => (isDark() ? (share > 0.62 ? '#0d1210' : '#f2f4f3') : share > 0.62 ? '#ffffff' : '#14201b');
+  /** Black or white, whichever has the larger contrast: they meet at 4.58:1, where OKLCH's lightness is 0.564. */
+  const inkOn = (share) => ((isDark() ? 0.28 + 0.42 * share : 0.96 - 0.46 * share) > 0.564 ? '#000000' : '#ffffff');
 
   function drawHead() {
     const { progress, best } = sweep;

@@ -1,0 +1,115 @@
+// The Sweeps page in a real browser: a sweep made by the form trains to a heat map whose cells are the daemon's means;
+// axe finds nothing; cells, axes and points are reached by keyboard. And what its parts compute.
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+import { Daemon, tinyTeacher, topics } from '../e2e/daemon.mjs';
+import { axeSource, launch, noBrowser } from './browser.mjs';
+import { cellsOf, countRuns, parseAxis, pooled } from '../../web/src/pages/sweep-parts.js';
+
+const skip = noBrowser;
+let daemon, browser;
+
+before(async () => {
+  if (skip) return;
+  daemon = await Daemon.start({ args: ['--workers', '2', '--threads', '2'] });
+  await daemon.upload('news', {
+    train: { text: topics(200), filename: 'train.tsv' },
+    dev: { text: topics(60, 5), filename: 'dev.tsv' },
+  });
+  const { id } = await daemon.post('/experiments', {
+    ...tinyTeacher,
+    dataset: 'news',
+    save_as: 'teacher',
+  });
+  await daemon.waitState(id, 'finished');
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await daemon?.discard();
+});
+afterEach(() => browser?.closeContexts());
+
+test('a sweep by the form becomes a heat map of the daemon’s means', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/sweeps?dataset=news&teacher=teacher&max_length=16`);
+  await page.getByLabel('Epochs').fill('2');
+  await page.getByLabel('One axis a line').fill('T: 1, 4\nalpha: 0.2, 7');
+  await page.locator('.new-side p', { hasText: '/grid/alpha/1' }).waitFor();
+  await page.getByLabel('One axis a line').fill('T: 1, 4\nalpha: 0.2, 0.9');
+  await page.getByLabel('Seeds').fill('1, 2');
+  await page.locator('.new-side', { hasText: '4 points, 8 runs' }).waitFor();
+  await page.getByRole('button', { name: 'Queue the sweep' }).click();
+  await page.waitForURL(/sweeps\/\d+/);
+  const id = Number(/sweeps\/(\d+)/.exec(page.url())[1]);
+  await page.locator('.run-state .status.finished').waitFor({ timeout: 60_000 });
+  const sweep = await daemon.get(`/sweeps/${id}`);
+  const digits = (v) => v.toFixed(4).replace(/^0\./, '.');
+  const cells = await page.locator('.heat tbody td a').allTextContents();
+  const means = [0.2, 0.9].flatMap((alpha) =>
+    [1, 4].map((T) => sweep.points.find((p) => p.values.T === T && p.values.alpha === alpha).macro_f1.mean),
+  );
+  assert.deepEqual(cells, means.map(digits));
+  assert.match(await page.locator('.heat td.best').textContent(), new RegExp(digits(sweep.best.score)));
+  await page.getByLabel('Across').selectOption('alpha');
+  await page.waitForURL(/hx=alpha/);
+  const turned = await browser.open(page.url(), { context: page.context() });
+  await turned.locator('.heat tbody td a').first().waitFor();
+  assert.deepEqual(
+    await turned.locator('.heat tbody td a').allTextContents(),
+    [0, 2, 1, 3].map((i) => cells[i]),
+    'a link shows the same view',
+  );
+  await turned.locator('.heat tbody td a').first().focus();
+  await turned.keyboard.press('Enter');
+  await turned.waitForURL(/compare\?ids=\d+%2C\d+|compare\?ids=\d+,\d+/);
+  assert.deepEqual(
+    page.faults.filter((f) => !f.includes('422')),
+    [],
+  );
+});
+
+test('axe finds nothing on the Sweeps pages', { skip }, async () => {
+  const found = [];
+  for (const look of [
+    { colorScheme: 'light', locale: 'en-US' },
+    { colorScheme: 'dark', locale: 'zh-CN', viewport: { width: 390, height: 844 } },
+  ]) {
+    const context = await browser.context({ ...look, bypassCSP: true });
+    for (const path of ['/sweeps', '/sweeps/1']) {
+      const page = await browser.open(daemon.url + path, { context });
+      await page.waitForSelector('.page table');
+      await page.waitForTimeout(700);
+      await page.addScriptTag({ content: axeSource() });
+      const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+      for (const v of violations)
+        found.push(`${look.locale} ${path}: ${v.id} ${v.nodes.slice(0, 3).map((n) => `${n.target} ${n.failureSummary}`)}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      if (wide > 0) found.push(`${look.locale} ${path}: ${wide} px wider than the window`);
+      found.push(...page.faults);
+    }
+  }
+  assert.deepEqual(found, []);
+});
+
+test('cells pool the spread of the points they hold', () => {
+  const all = pooled([
+    { n: 2, mean: 1.5, std: Math.SQRT1_2 },
+    { n: 3, mean: 4, std: 1 },
+  ]); // of 1 2 | 3 4 5
+  assert.equal(all.n, 5);
+  assert.ok(Math.abs(all.mean - 3) < 1e-12);
+  assert.ok(Math.abs(all.std - Math.sqrt(2.5)) < 1e-12);
+  const point = (i, T, alpha, mean) => ({ point: i, n: 1, values: { T, alpha }, f1: { mean, std: null }, experiments: [i] });
+  const { columns, rows, cells } = cellsOf([point(0, 10, 0.2, 0.5), point(1, 9, 0.2, 0.6)], 'T', 'alpha', 'f1');
+  assert.deepEqual(columns, [9, 10], 'numbers in their own order');
+  assert.deepEqual(rows, [0.2]);
+  assert.deepEqual(cells[0].map((c) => c.mean), [0.6, 0.5]);
+});
+
+test('axes are read as lists or ranges', () => {
+  assert.deepEqual(parseAxis('1, 2.5, sgd'), [1, 2.5, 'sgd']);
+  assert.deepEqual(parseAxis(' 1e-4..0.1 log'), { min: 1e-4, max: 0.1, scale: 'log' });
+  assert.deepEqual(parseAxis('1..8'), { min: 1, max: 8 });
+  assert.equal(parseAxis(' '), null);
+  assert.deepEqual(countRuns({ grid: { T: [1, 2], alpha: [1, 2, 3] }, seeds: [1, 2] }), { points: 6, runs: 12 });
+});
