@@ -70,10 +70,10 @@ class Torture {
     };
   }
 
-  async all() {
-    const items = [];
+  async all(path = '/experiments?sort=id') {
+    const items = [], first = `${path}${path.includes('?') ? '&' : '?'}limit=500`;
     for (let cursor = ''; cursor !== null; ) {
-      const page = await this.daemon.get(`/experiments?limit=500&sort=id${cursor && `&cursor=${encodeURIComponent(cursor)}`}`);
+      const page = await this.daemon.get(first + (cursor && `&cursor=${encodeURIComponent(cursor)}`));
       items.push(...page.items);
       cursor = page.next_cursor;
     }
@@ -168,7 +168,7 @@ class Torture {
       if (this.cancelled.has(item.id)) assert.ok(ended.includes(item.status), `cancelled experiment ${item.id} is ${item.status}`);
     }
     for (const id of [...this.seen.keys()].slice(-12)) this.note(id, (await this.daemon.get(`/experiments/${id}/metrics`)).epochs);
-    const sets = new Set((await this.daemon.get('/datasets?limit=500')).items.map((item) => item.name));
+    const sets = new Set((await this.all('/datasets')).map((item) => item.name));
     for (const [name, state] of this.sets) if (state !== 'unknown') assert.equal(sets.has(name), state === 'there', `data set ${name}`);
     this.counts.checks++;
   }
@@ -205,8 +205,8 @@ class Torture {
       this.note(id, (await this.daemon.get(`/experiments/${id}/metrics`)).epochs);
       if (status === 'finished') assert.deepEqual(await this.result(id), this.expected[spec], `experiment ${id} differs from its twin`);
     }
-    const models = (await this.daemon.get('/models?limit=500')).items.length;
-    const sets = (await this.daemon.get('/datasets?limit=500')).items.length;
+    const models = (await this.all('/models')).length;
+    const sets = (await this.all('/datasets')).length;
     assert.equal(models, outcome.finished + this.untouched.length, 'a model for each finished run');
     await this.daemon.stop('SIGTERM');
     await this.start(); // which removes what nothing refers to
