@@ -91,10 +91,10 @@ class Torture {
   }
 
   async control(items) {
-    const one = items[this.next(items.length)];
-    if (!one || this.untouched.includes(one.id)) return;
+    const unfinished = items.filter((item) => item.status !== 'finished');
+    const one = unfinished[this.next(unfinished.length)];
+    if (!one) return;
     const action = one.status === 'paused' ? 'resume' : ended.includes(one.status) ? 'retry' : ['cancel', 'pause'][this.next(2)];
-    if (action === 'retry' && one.status === 'finished') return;
     if (action === 'retry' || action === 'resume') this.cancelled.delete(one.id);
     const answer = await this.daemon.call('POST', `/experiments/${one.id}/${action}`);
     assert.ok([202, 409].includes(answer.status), `${action}: ${answer.status} ${answer.text}`);
