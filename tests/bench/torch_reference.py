@@ -7,8 +7,9 @@ Two loops over the same rows in the same order, one JSON line each on standard o
 
 usage: torch_reference.py BATCHES.json --layers 3 --hidden 768 --heads 3 --intermediate 3072 --vocab 21128
            --threads 2 --loop fair [--teacher-layers 12] [--max-length 128] [--optimizer adamw] [--warmup 2]
+           [--steps N (of those after the warm-up; default all)] [--name NAME]
 
-BATCHES.json: {"batches": [[[id, …], …], …], "labels": [[…], …]}, written by `bench_step --export`, so both sides see the same tokens.
+BATCHES.json: {"batches": [[[id, …], …], …], "labels": [[…], …]}, written by `step --export`, so both sides see the same tokens.
 """
 
 import argparse
@@ -22,12 +23,12 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 
-def model(arguments, layers):
+def model(arguments, layers, heads):
     config = BertConfig(
         vocab_size=arguments.vocab,
         hidden_size=arguments.hidden,
         num_hidden_layers=layers,
-        num_attention_heads=arguments.heads,
+        num_attention_heads=heads,
         intermediate_size=arguments.intermediate,
         num_labels=arguments.classes,
     )
@@ -56,10 +57,11 @@ def main():
     parser.add_argument("batches")
     for name, default in (
         ("layers", 3), ("hidden", 768), ("heads", 3), ("intermediate", 3072), ("vocab", 21128),
-        ("classes", 3), ("threads", 2), ("teacher-layers", 12), ("max-length", 128), ("warmup", 2),
+        ("classes", 3), ("threads", 2), ("teacher-layers", 12), ("max-length", 128), ("warmup", 2), ("steps", 0),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--loop", choices=("note", "fair"), default="fair")
+    parser.add_argument("--name", default="")
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     arguments = parser.parse_args()
 
@@ -67,8 +69,9 @@ def main():
     torch.set_num_threads(arguments.threads)
     with open(arguments.batches, encoding="utf-8") as file:
         data = json.load(file)
-    student = model(arguments, arguments.layers).train()
-    teacher = model(arguments, arguments.teacher_layers).eval() if arguments.loop == "note" else None
+    last = arguments.warmup + arguments.steps if arguments.steps > 0 else len(data["batches"])
+    student = model(arguments, arguments.layers, arguments.heads).train()
+    teacher = model(arguments, arguments.teacher_layers, max(1, arguments.hidden // 64)).eval() if arguments.loop == "note" else None
     plain = [p for n, p in student.named_parameters() if n.endswith("bias") or "LayerNorm.weight" in n]
     decayed = [p for n, p in student.named_parameters() if not (n.endswith("bias") or "LayerNorm.weight" in n)]
     if arguments.optimizer == "adamw":
@@ -78,7 +81,7 @@ def main():
         optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
 
     seconds, tokens, losses = [], [], []
-    for rows, labels in zip(data["batches"], data["labels"]):
+    for rows, labels in zip(data["batches"][:last], data["labels"][:last]):
         start = time.perf_counter()
         length = arguments.max_length if arguments.loop == "note" else min(arguments.max_length, max(map(len, rows)))
         ids, mask = padded(rows, length)
@@ -102,6 +105,7 @@ def main():
     total = sum(seconds[kept])
     print(json.dumps({
         "engine": f"torch {torch.__version__}, transformers {transformers.__version__}",
+        "name": arguments.name,
         "loop": arguments.loop,
         "threads": arguments.threads,
         "steps": len(seconds[kept]),
