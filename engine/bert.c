@@ -106,26 +106,32 @@ static void plan_all(struct dd_bert *bert, struct plan *plan, int lanes) {
     bert->scratch_floats = dd_attention_scratch_floats(bert->max_length, bert->head_size);
     bert->scratch = floats(plan, (size_t)lanes, bert->scratch_floats);
     plan_layers(bert, plan);
+    if (bert->bf16) {
+        bert->weight16 = take(plan, (size_t)bert->config.layers, dd_bert_weight_count(&bert->config), sizeof(uint16_t));
+        for (int i = 0; i < (bert->training ? 2 : 1); i++) {
+            bert->half[i] = take(plan, tokens, dd_bert_half_width(&bert->config), sizeof(uint16_t));
+        }
+    }
     if (bert->training) {
         plan_training(bert, plan);
     }
 }
 
 static void describe(struct dd_bert *bert, const struct dd_bert_config *config, int max_tokens, int max_sequences,
-                     int max_length, bool training) {
+                     int max_length, bool training, enum dd_precision precision) {
     *bert = (struct dd_bert){.config = *config,
                              .max_tokens = max_tokens,
                              .max_sequences = max_sequences,
                              .max_length = max_length,
                              .training = training,
+                             .bf16 = precision == DD_PRECISION_BF16,
                              .head_size = config->hidden_size / config->heads};
 }
 
 size_t dd_bert_bytes(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
                      bool training, enum dd_precision precision) {
-    (void)precision;
     struct dd_bert bert;
-    describe(&bert, config, max_tokens, max_sequences, max_length, training);
+    describe(&bert, config, max_tokens, max_sequences, max_length, training, precision);
     struct plan plan = {0};
     plan_all(&bert, &plan, DD_MAX(1, (int)sysconf(_SC_NPROCESSORS_ONLN)));
     return plan.overflow ? SIZE_MAX : plan.used + sizeof bert;
@@ -248,7 +254,7 @@ enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, 
         dd_params_free(layout);
         return dd_fail_memory(err, sizeof *bert);
     }
-    describe(bert, config, max_tokens, max_sequences, max_length, training);
+    describe(bert, config, max_tokens, max_sequences, max_length, training, precision);
     bert->team = team;
     bert->simd = dd_simd();
     bert->activation = activation;

@@ -4,6 +4,12 @@
  * The last layer.  The classifier reads the last layer's output at [CLS] alone, so that layer computes queries, output
  * and feed-forward for those rows only ("narrow": `rows` = sequences), keys and values for all.  Same logits, same
  * gradients (the rest of that layer's output has gradient 0), a third of a 3-layer student's work saved.
+ *
+ * bf16.  The products of the layers take their operands in bfloat16 and sum in fp32; all else, the pooler and the
+ * classifier stay in fp32, as do the weights that the optimizer changes.  Each forward begins by converting the layers'
+ * weights (dd_bert_convert_weights), which serve the backward, too; activations and gradients are converted when a
+ * product wants them (dd_bert_half), into two buffers.
+ *
  * dd_bert_set_full (nn.h) makes the next forwards of an evaluation model compute all rows, for dd_bert_hidden.
  */
 #ifndef DD_ENGINE_BERT_H
@@ -49,7 +55,7 @@ struct dd_bert {
     struct dd_team *team;
     const struct dd_simd *simd;
     int max_tokens, max_sequences, max_length;
-    bool training, full;
+    bool training, full, bf16;
     enum dd_activation activation;
     int head_size;
     size_t n_params;
@@ -63,6 +69,10 @@ struct dd_bert {
     size_t scratch_floats;
     int32_t *cls_rows; /* [S] token index of each [CLS] */
     const float *hidden;
+
+    /* bf16 only; half is NULL in fp32 */
+    uint16_t *half[2];  /* [max_tokens, half_width]: operands that are no weights, now in use */
+    uint16_t *weight16; /* [layers, 4 hidden² + 2 hidden intermediate]: qkv, output, up, down */
 
     /* training only */
     float *dx, *dz, *dbranch, *dcontext; /* [T, hidden] */
@@ -86,6 +96,16 @@ static inline bool dd_bert_narrow(const struct dd_bert *bert, int layer) {
 /* Attention of all heads of all sequences of a layer; see attention.c. */
 void dd_attention_forward(struct dd_bert *bert, int layer, const struct dd_batch *batch, const struct dd_mask *mask);
 void dd_attention_backward(struct dd_bert *bert, int layer, const struct dd_batch *batch, const struct dd_mask *mask);
+
+enum dd_bert_weight { DD_WEIGHT_QKV = 0, DD_WEIGHT_OUTPUT, DD_WEIGHT_UP, DD_WEIGHT_DOWN, DD_WEIGHTS };
+/* All four return NULL or do nothing in fp32, so products are written once for both.  bert_bf16.c. */
+void dd_bert_convert_weights(struct dd_bert *bert, const struct dd_params *params);
+const uint16_t *dd_bert_weight16(const struct dd_bert *bert, int layer, enum dd_bert_weight weight);
+/* A bf16 copy of x [rows, columns] in buffer `slot`, from element `at` on; valid until the slot is used again. */
+const uint16_t *dd_bert_half(struct dd_bert *bert, int slot, size_t at, const float *x, int rows, int columns);
+/* Elements of one slot for a token; of one layer's weights. */
+size_t dd_bert_half_width(const struct dd_bert_config *config);
+size_t dd_bert_weight_count(const struct dd_bert_config *config);
 
 /* Rates by the config. */
 double dd_bert_classifier_dropout(const struct dd_bert_config *config);

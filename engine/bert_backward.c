@@ -63,6 +63,15 @@ static void classify_backward(struct dd_bert *bert, const struct dd_params *para
     dd_products_run(bert->team, dense, 2);
 }
 
+/* The operands of a layer's two products in bf16: dW = dyᵀ x and dx = dy W.  In fp32 they stay NULL.  `at_dy` and
+ * `at_x`: where in the buffers, in elements. */
+static void halve(struct dd_bert *bert, struct dd_product pair[2], size_t at_dy, size_t at_x, const uint16_t *weight) {
+    struct dd_product *dweight = &pair[0], *dx = &pair[1];
+    dweight->a16 = dx->a16 = dd_bert_half(bert, 0, at_dy, dweight->a, dweight->k, dweight->m);
+    dweight->b16 = dd_bert_half(bert, 1, at_x, dweight->b, dweight->k, dweight->n);
+    dx->b16 = weight;
+}
+
 /* Through the feed-forward part: dbranch is d of its output, dz the residual's gradient, to which its own is added. */
 static void feed_forward_backward(struct dd_bert *bert, int index, const struct dd_params *params, int rows,
                                   const float *dbranch, float *dz, struct dd_params *grads) {
@@ -75,10 +84,12 @@ static void feed_forward_backward(struct dd_bert *bert, int index, const struct 
         dd_linear_input(dbranch, params->slab + at->down_weight, bert->dinner, rows, inner, hidden, false)};
     down[1].after = DD_AFTER_MULTIPLY;
     down[1].factor = layer->slope;
+    halve(bert, down, 0, 0, dd_bert_weight16(bert, index, DD_WEIGHT_DOWN));
     dd_products_run(bert->team, down, 2);
     struct dd_product up[] = {
         dd_linear_weight(bert->dinner, layer->y1, out + at->up_weight, out + at->up_bias, rows, hidden, inner),
         dd_linear_input(bert->dinner, params->slab + at->up_weight, dz, rows, hidden, inner, true)};
+    halve(bert, up, 0, 0, dd_bert_weight16(bert, index, DD_WEIGHT_UP));
     dd_products_run(bert->team, up, 2);
 }
 
@@ -90,12 +101,14 @@ static void project_backward(struct dd_bert *bert, int index, const struct dd_pa
     int hidden = bert->config.hidden_size, tokens = batch->n_tokens, sequences = batch->n_sequences;
     size_t width = (size_t)hidden;
     const float *weight = params->slab + at->qkv_weight;
+    const uint16_t *weight16 = dd_bert_weight16(bert, index, DD_WEIGHT_QKV);
     float *dweight = grads->slab + at->qkv_weight, *dbias = grads->slab + at->qkv_bias;
     if (!dd_bert_narrow(bert, index)) {
         struct dd_product products[] = {
             dd_linear_weight(bert->dqkv, layer->x, dweight, dbias, tokens, hidden, 3 * hidden),
             dd_linear_input(bert->dqkv, weight, residual, tokens, hidden, 3 * hidden, true)};
         assert(residual == bert->dx);
+        halve(bert, products, 0, 0, weight16);
         dd_products_run(bert->team, products, 2);
         return;
     }
@@ -105,6 +118,8 @@ static void project_backward(struct dd_bert *bert, int index, const struct dd_pa
         dd_linear_input(dkv, weight + width * width, bert->dx, tokens, hidden, 2 * hidden, false),
         dd_linear_weight(bert->dqkv, bert->cls, dweight, dbias, sequences, hidden, hidden),
         dd_linear_input(bert->dqkv, weight, residual, sequences, hidden, hidden, true)};
+    halve(bert, products, 0, 0, weight16 != NULL ? weight16 + width * width : NULL);
+    halve(bert, products + 2, (size_t)tokens * 2 * width, (size_t)tokens * width, weight16);
     dd_products_run(bert->team, products, 4);
     for (int s = 0; s < sequences; s++) {
         float *dx = bert->dx + (size_t)bert->cls_rows[s] * width;
@@ -143,6 +158,7 @@ static void layer_backward(struct dd_bert *bert, int index, const struct dd_para
     struct dd_product output[] = {
         dd_linear_weight(dbranch, layer->context, out + at->output_weight, out + at->output_bias, rows, hidden, hidden),
         dd_linear_input(dbranch, slab + at->output_weight, bert->dcontext, rows, hidden, hidden, false)};
+    halve(bert, output, 0, 0, dd_bert_weight16(bert, index, DD_WEIGHT_OUTPUT));
     dd_products_run(bert->team, output, 2);
     struct dd_mask mask = dd_mask_new(dropout, bert->config.attention_dropout, DD_MASK_ATTENTION(index));
     dd_attention_backward(bert, index, batch, &mask);

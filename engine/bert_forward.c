@@ -84,17 +84,25 @@ static void project(struct dd_bert *bert, int index, const struct dd_params *par
     const struct dd_bert_layer *layer = &bert->layer[index];
     int hidden = bert->config.hidden_size;
     const float *weight = params->slab + at->qkv_weight, *bias = params->slab + at->qkv_bias;
+    const uint16_t *weight16 = dd_bert_weight16(bert, index, DD_WEIGHT_QKV);
     struct dd_product products[2];
     int n = 0;
     if (dd_bert_narrow(bert, index)) {
         size_t square = (size_t)hidden * (size_t)hidden;
         float *kv = layer->qkv + (size_t)bert->max_sequences * (size_t)hidden;
         products[n] = dd_linear_forward(bert->cls, weight, layer->qkv, batch->n_sequences, hidden, hidden);
+        products[n].a16 =
+            dd_bert_half(bert, 0, (size_t)batch->n_tokens * (size_t)hidden, bert->cls, batch->n_sequences, hidden);
+        products[n].b16 = weight16;
         products[n++].bias = bias;
         products[n] = dd_linear_forward(layer->x, weight + square, kv, batch->n_tokens, hidden, 2 * hidden);
+        products[n].a16 = dd_bert_half(bert, 0, 0, layer->x, batch->n_tokens, hidden);
+        products[n].b16 = weight16 != NULL ? weight16 + square : NULL;
         products[n++].bias = bias + hidden;
     } else {
         products[n] = dd_linear_forward(layer->x, weight, layer->qkv, batch->n_tokens, hidden, 3 * hidden);
+        products[n].a16 = dd_bert_half(bert, 0, 0, layer->x, batch->n_tokens, hidden);
+        products[n].b16 = weight16;
         products[n++].bias = bias;
     }
     for (int i = 0; i < n; i++) {
@@ -113,9 +121,13 @@ static void feed_forward(struct dd_bert *bert, int index, const struct dd_params
     up.activation = bert->activation;
     up.bias = params->slab + at->up_bias;
     up.out = layer->inner;
+    up.a16 = dd_bert_half(bert, 0, 0, layer->y1, rows, hidden);
+    up.b16 = dd_bert_weight16(bert, index, DD_WEIGHT_UP);
     dd_products_run(bert->team, &up, 1);
     struct dd_product down =
         dd_linear_forward(layer->inner, params->slab + at->down_weight, layer->xhat2, rows, inner, hidden);
+    down.a16 = dd_bert_half(bert, 0, 0, layer->inner, rows, inner);
+    down.b16 = dd_bert_weight16(bert, index, DD_WEIGHT_DOWN);
     dd_products_run(bert->team, &down, 1);
 }
 
@@ -132,6 +144,8 @@ static void layer_forward(struct dd_bert *bert, int index, const struct dd_param
     dd_attention_forward(bert, index, batch, &mask);
     struct dd_product output =
         dd_linear_forward(layer->context, slab + at->output_weight, layer->xhat1, rows, hidden, hidden);
+    output.a16 = dd_bert_half(bert, 0, 0, layer->context, rows, hidden);
+    output.b16 = dd_bert_weight16(bert, index, DD_WEIGHT_OUTPUT);
     dd_products_run(bert->team, &output, 1);
     struct pass pass = {
         .norm = {.gain = slab + at->norm1_gain, .shift = slab + at->norm1_shift, .eps = eps, .n = hidden},
@@ -200,6 +214,7 @@ void dd_bert_forward(struct dd_bert *bert, const struct dd_params *params, const
     }
     int last = bert->config.layers - 1;
     memcpy(bert->cls_rows, batch->offsets, (size_t)batch->n_sequences * sizeof(int32_t));
+    dd_bert_convert_weights(bert, params);
     embed(bert, params, batch, dropout);
     for (int i = 0; i <= last; i++) {
         if (dd_bert_narrow(bert, i)) {

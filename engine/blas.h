@@ -3,6 +3,7 @@
 #define DD_ENGINE_BLAS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Makes the libraries single-threaded; called by every dd_pool_new, any number of times. */
 void dd_blas_start(void);
@@ -12,5 +13,10 @@ void dd_blas_start(void);
  * who calls, how often or where the matrices lie. */
 void dd_sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, int lda, const float *b,
               int ldb, float beta, float *c, int ldc);
+
+/* As dd_sgemm with A and B in bfloat16 (the upper half of a float) and C in fp32, sums kept in fp32.  Only where
+ * dd_engine_has_bf16. */
+void dd_bf16_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const uint16_t *a, int lda,
+                  const uint16_t *b, int ldb, float beta, float *c, int ldc);
 
 #endif

@@ -75,14 +75,19 @@ static void run_tile(const struct dd_product *p, int tile) {
     int i0 = tile / p->column_tiles * p->tile_rows, j0 = tile % p->column_tiles * p->tile_columns;
     int m = DD_MIN(p->tile_rows, p->m - i0), n = DD_MIN(p->tile_columns, p->n - j0);
     size_t lda = (size_t)p->lda, ldb = (size_t)p->ldb;
-    const float *a = p->a + (p->a_transposed ? (size_t)i0 : (size_t)i0 * lda);
-    const float *b = p->b + (p->b_transposed ? (size_t)j0 * ldb : (size_t)j0);
-    float *c = p->c + (size_t)i0 * (size_t)p->ldc + (size_t)j0;
-    dd_sgemm(p->a_transposed, p->b_transposed, m, n, p->k, a, p->lda, b, p->ldb, p->accumulate ? 1.0f : 0.0f, c,
-             p->ldc);
+    size_t a_at = p->a_transposed ? (size_t)i0 : (size_t)i0 * lda;
+    size_t b_at = p->b_transposed ? (size_t)j0 * ldb : (size_t)j0;
+    float *c = p->c + (size_t)i0 * (size_t)p->ldc + (size_t)j0, beta = p->accumulate ? 1.0f : 0.0f;
+    if (p->a16 != NULL) {
+        dd_bf16_gemm(p->a_transposed, p->b_transposed, m, n, p->k, p->a16 + a_at, p->lda, p->b16 + b_at, p->ldb, beta,
+                     c, p->ldc);
+    } else {
+        dd_sgemm(p->a_transposed, p->b_transposed, m, n, p->k, p->a + a_at, p->lda, p->b + b_at, p->ldb, beta, c,
+                 p->ldc);
+    }
     finish_tile(p, i0, j0, m, n);
     if (p->a_sums != NULL && j0 == 0) {
-        dd_simd()->column_sums(p->k, m, a, lda, p->a_sums + i0);
+        dd_simd()->column_sums(p->k, m, p->a + a_at, lda, p->a_sums + i0);
     }
 }
 
@@ -109,6 +114,7 @@ void dd_products_run(struct dd_team *team, struct dd_product *products, int n_pr
     for (int i = 0; i < n_products; i++) {
         assert(products[i].m > 0 && products[i].n > 0 && products[i].k > 0);
         assert(products[i].a_sums == NULL || products[i].a_transposed);
+        assert((products[i].a16 == NULL) == (products[i].b16 == NULL));
         cut(&products[i]);
         chunks += products[i].row_tiles * products[i].column_tiles;
     }

@@ -1,7 +1,7 @@
 /* linear: matrix products cut into tiles and run by a team.  Private to engine/.
  *
  * The cut depends on the shape alone, so the bits do not depend on the number of cores.  Each tile is one call of
- * dd_sgemm, followed, while the tile is in cache, by its share of what comes after the product.
+ * dd_sgemm or dd_bf16_gemm, followed, while the tile is in cache, by its share of what comes after the product.
  */
 #ifndef DD_ENGINE_LINEAR_H
 #define DD_ENGINE_LINEAR_H
@@ -22,6 +22,7 @@ struct dd_product {
     int m, n, k;
     bool a_transposed, b_transposed, accumulate;
     const float *a, *b;
+    const uint16_t *a16, *b16; /* the same in bfloat16, laid out alike; both or neither: then these are multiplied */
     int lda, ldb, ldc;
     float *c;
     enum dd_after after;

@@ -102,6 +102,10 @@ struct dd_simd {
     /* As adamw_replay where m and v are all zero: p times each decay. */
     void (*decay_replay)(const struct dd_adamw_step *steps, size_t n, size_t count, float *p);
 
+    /* to = from in bfloat16, rounded to nearest, ties to even; a NaN stays one.  The bits are those of a cast in
+     * PyTorch on every instruction set. */
+    void (*to_bf16)(size_t count, const float *from, uint16_t *to);
+
     /* For tests of math.h: what = 0 exp, 1 Φ, 2 φ, 3 tanh. */
     void (*evaluate)(int what, size_t count, const float *x, float *y);
 };

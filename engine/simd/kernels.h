@@ -38,6 +38,7 @@ void K(sgd)(const struct dd_sgd_step *step, size_t count, float *p, const float 
 void K(adamw_replay)(const struct dd_adamw_step *steps, size_t n, size_t count, float *p, float *m, float *v);
 void K(sgd_replay)(const struct dd_sgd_step *steps, size_t n, size_t count, float *p, float *m);
 void K(decay_replay)(const struct dd_adamw_step *steps, size_t n, size_t count, float *p);
+void K(to_bf16)(size_t count, const float *from, uint16_t *to);
 void K(evaluate)(int what, size_t count, const float *x, float *y);
 
 /* Bits of `count` ≤ LANES mask elements from element `at` on, `at` a multiple of LANES. */

@@ -271,3 +271,15 @@ void K(evaluate)(int what, size_t count, const float *x, float *y) {
         put(y + at, 0, n, result);
     }
 }
+
+/* --- bfloat16 --------------------------------------------------------------------------------------------------- */
+
+/* In integers, not by VCVTNEPS2BF16: that instruction takes subnormal floats for 0, and this is bound by memory. */
+void K(to_bf16)(size_t count, const float *from, uint16_t *to) {
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, sizeof bits);
+        uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16, quiet = bits >> 16 | 0x40u;
+        to[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+    }
+}

@@ -25,5 +25,6 @@ const struct dd_simd DD_PASTE(dd_simd_table, DD_SIMD) = {
     .adamw_replay = K(adamw_replay),
     .sgd_replay = K(sgd_replay),
     .decay_replay = K(decay_replay),
+    .to_bf16 = K(to_bf16),
     .evaluate = K(evaluate),
 };

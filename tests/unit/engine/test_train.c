@@ -165,6 +165,45 @@ static void test_pauses_leave_no_trace(void **state) {
     }
 }
 
+/* The same in bf16, whose converted weights are in no checkpoint: another thread count and two pauses change no bit. */
+static void test_bf16_pauses_leave_no_trace(void **state) {
+    (void)state;
+    if (!dd_engine_has_bf16()) {
+        print_message("no bf16 on this machine\n");
+        skip();
+    }
+    static struct history history[2];
+    static const char *const runs[] = {"bf16-straight", "bf16-paused"};
+    static const int points[2][3] = {{0, 0, 0}, {4, 13, 0}};
+    for (int k = 0; k < 2; k++) {
+        memset(&history[k], 0, sizeof history[k]);
+        enum dd_status status = DD_STOPPED;
+        for (int n = 0; status == DD_STOPPED; n++) {
+            assert_true(n < 3);
+            struct attempt attempt;
+            attempt_init(&attempt, DD_TASK_DISTILL, DD_OPTIMIZER_ADAMW, runs[k]);
+            attempt.spec.precision = DD_PRECISION_BF16;
+            attempt.threads = 1 + k;
+            attempt.recorder.stop_at = points[k][n];
+            attempt.recorder.stop = DD_STOP_PAUSE;
+            record_path(attempt.recorder.path, runs[k], n);
+            status = attempt_train(&attempt);
+            assert_true(status == DD_OK || (k == 1 && status == DD_STOPPED));
+            history_fold(&history[k], attempt.recorder.path);
+        }
+    }
+    history_same(&history[0], &history[1], EPOCHS, STEPS);
+    const struct history *full = undisturbed[DD_TASK_DISTILL][DD_OPTIMIZER_ADAMW];
+    for (int s = 1; s <= STEPS; s++) {
+        assert_true(history[0].steps[s].loss != full->steps[s].loss);
+        near_double(history[0].steps[s].loss, full->steps[s].loss, 0.05);
+    }
+    char a[512], b[512];
+    fixture_path(a, runs[0]);
+    fixture_path(b, runs[1]);
+    same_file(a, b, "last/model.safetensors");
+}
+
 /* One attempt in a child process; true when it reached the end. */
 static bool child_trains(int task, int optimizer, const char *run, int n, int kill_at, int kill_after,
                          int kill_after_us, double checkpoint_seconds) {
@@ -303,6 +342,7 @@ int main(void) {
         cmocka_unit_test(test_callbacks_are_complete),
         cmocka_unit_test(test_threads_make_the_same_bits),
         cmocka_unit_test(test_pauses_leave_no_trace),
+        cmocka_unit_test(test_bf16_pauses_leave_no_trace),
         cmocka_unit_test(test_kills_in_callbacks_leave_no_trace),
         cmocka_unit_test(test_kills_at_any_instant_leave_no_trace),
         cmocka_unit_test(test_divergence_is_reported),
