@@ -53,7 +53,7 @@ const widths = header.map((_, i) => Math.max(...lines.map((line) => String(line[
 for (const line of lines) {
   console.log(line.map((cell, i) => (i < 2 ? String(cell).padEnd(widths[i]) : String(cell).padStart(widths[i]))).join('  ').trimEnd());
 }
-console.log('\nGFLOP/s: products that the step needs, real tokens; sgemm: the rate of plain products of these shapes on as many threads.');
+console.log('\nGFLOP/s: products that the step needs, real tokens; sgemm: the rate of plain fp32 products of these shapes on as many threads.');
 console.log('fair: padded to the longest row of the batch, teacher known; note: padded to 128, a 12-layer teacher asked for each batch.');
 if (daemon) {
   console.log(`\ndaemon: ready after ${daemon.start_to_ready_ms_median} ms, ${mib(daemon.idle_resident_bytes)} MiB idle; GET at ` +
