@@ -82,11 +82,11 @@ static enum dd_status read_texts(const cJSON *body, struct dd_row **ret_rows, si
 
 static cJSON *prediction_json(const struct dd_model_info *info, const float *logits) {
     int best = 0;
-    double largest = logits[0], sum = 0;
+    double sum = 0;
     for (int l = 1; l < info->n_labels; l++)
         if (logits[l] > logits[best])
             best = l;
-    largest = logits[best];
+    double largest = logits[best];
     for (int l = 0; l < info->n_labels; l++)
         sum += exp(logits[l] - largest);
     cJSON *json = cJSON_CreateObject();

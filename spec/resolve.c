@@ -82,7 +82,8 @@ static void check_same(struct dd_faults *faults, const char *pointer, int value,
 static void check_heads(const struct dd_spec *spec, struct dd_faults *faults) {
     if (spec->hidden_size % spec->heads == 0)
         return;
-    int below = spec->heads, above = spec->heads;
+    int below = spec->heads;
+    int above = below;
     while (spec->hidden_size % below != 0)
         below--;
     while (above < spec->hidden_size && spec->hidden_size % above != 0)
