@@ -4,7 +4,8 @@
  * server Ring:    at most RING_EVENTS frames and RING_BYTES; the oldest go first.  seq grows by one a frame, from 1.
  * Reader:  `next` is the seq it will be given next.  A reader that has seen everything is suspended ("parked") and is
  *          resumed by the next publish, by its heartbeat, or when its client has gone.  One that falls out of the ring
- *          is ended; when it comes back with its Last-Event-ID it is told `reset` and fetches anew.
+ *          is ended, or cut off by the timer when its client takes nothing at all; when it comes back with its
+ *          Last-Event-ID it is told `reset` and fetches anew.
  * Steps:   at most one "step" event an experiment each STEP_INTERVAL_US: the newest waits in a slot until its time has
  *          come or another event of that experiment would overtake it.
  *
@@ -15,6 +16,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "api/internal.h"
 
@@ -409,19 +411,27 @@ void dd_events_answer(struct dd_events *events, struct dd_request *request, int6
 
 /* --- time: timer thread ------------------------------------------------------------------------------------------ */
 
-static bool client_gone(const struct reader *reader) {
+static int socket_of(const struct reader *reader) {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(reader->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct pollfd client = {.fd = info == NULL ? -1 : info->connect_fd, .events = POLLRDHUP};
+    return info == NULL ? -1 : info->connect_fd;
+}
+
+static bool client_gone(const struct reader *reader) {
+    struct pollfd client = {.fd = socket_of(reader), .events = POLLRDHUP};
     return client.fd >= 0 && poll(&client, 1, 0) > 0 && (client.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 static void check_readers(struct dd_events *events, int64_t now_us) {
     for (struct reader *r = events->readers; r != NULL; r = r->next_reader) {
         if (!r->parked) {
-            continue; /* libmicrohttpd watches its socket */
-        }
-        if (client_gone(r)) {
+            /* libmicrohttpd watches its socket, but does not ask us again while the client takes nothing: a reader
+             * that the ring has left behind is cut off here. */
+            int fd = r->next < events->first ? socket_of(r) : -1;
+            if (fd >= 0) {
+                (void)shutdown(fd, SHUT_RDWR);
+            }
+        } else if (client_gone(r)) {
             r->ending = true;
             wake(r);
         } else if (now_us - r->wrote_us >= HEARTBEAT_US) {

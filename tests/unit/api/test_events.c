@@ -212,8 +212,6 @@ static void test_steps(void **state) {
 static void test_slow_reader(void **state) {
     (void)state;
     struct stream *slow = stream_open(V1 "/events", ""), *quick = stream_open(V1 "/events", "");
-    int small = 4096;
-    assert_int_equal(setsockopt(slow->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
     wait_readers(2);
     assert_true(stream_wait(quick, "retry"));
     char *data = malloc(20001);
@@ -231,21 +229,11 @@ static void test_slow_reader(void **state) {
         }
     }
     free(data);
+    wait_readers(1); /* dropped though its client never reads */
     size_t total = 0;
-    char end[5] = "";
-    for (;;) { /* now it reads: what the socket held, then the end */
-        char bytes[65536];
-        ssize_t n = recv(slow->fd, bytes, sizeof bytes, 0);
-        if (n <= 0) {
-            break;
-        }
+    char bytes[65536];
+    for (ssize_t n; (n = recv(slow->fd, bytes, sizeof bytes, 0)) > 0;) { /* what the sockets held, then the end */
         total += (size_t)n;
-        size_t fresh = DD_MIN((size_t)n, sizeof end); /* the last chunk may come in pieces */
-        memmove(end, end + fresh, sizeof end - fresh);
-        memcpy(end + sizeof end - fresh, bytes + n - fresh, fresh);
-        if (memcmp(end, "0\r\n\r\n", sizeof end) == 0) {
-            break;
-        }
     }
     assert_true(total < (size_t)2000 * 20000);
     publish("status", 1, 5);
