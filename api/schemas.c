@@ -55,7 +55,8 @@ static const struct schema schemas[] = {
     {"Experiment",
      "id!:int name!:str status!:queued|running|paused|finished|failed|cancelled tags!:[str] notes!:str priority!:int "
      "spec!:obj created_at!:time? started_at!:time? finished_at!:time? progress!:Progress best!:Scores? last!:Scores? "
-     "teacher!:TeacherScores? retention!:Retention? model!:Student? error!:RunError? attempts!:int spec_hash:str "
+     "teacher!:TeacherScores? retention!:Retention? model!:Student? error!:RunError? attempts!:int revision!:int "
+     "spec_hash:str "
      "pause_requested:bool cancel_requested:bool allowed_actions:[str] sweep_id:int?"},
     {"Estimate", "memory_bytes!:int disk_bytes!:int seconds!:num parameters!:int model_bytes!:int matmul_flops:num"},
     {"DryRun", "spec!:obj estimate!:Estimate"},

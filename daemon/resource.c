@@ -163,6 +163,7 @@ cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *
         cJSON_AddNullToObject(json, "error");
     }
     cJSON_AddNumberToObject(json, "attempts", e->attempts);
+    cJSON_AddNumberToObject(json, "revision", (double)e->revision);
     if (e->sweep_id > 0)
         cJSON_AddNumberToObject(json, "sweep_id", (double)e->sweep_id);
     else

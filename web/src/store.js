@@ -37,8 +37,10 @@ export const isFinal = (id) => FINAL.has(runs.get(id)?.status);
 export const streamState = () => line;
 export const retryStream = () => stream?.retry();
 
-/** Puts a resource that some call answered into the store and returns it. */
+/** Puts a resource that some call answered into the store and returns what the store holds: an event may have overtaken the answer. */
 export function keep(resource) {
+  const held = runs.get(resource.id);
+  if (held && resource.revision < held.revision) return held;
   runs.set(resource.id, resource);
   const history = metrics.get(resource.id);
   if (history && !FINAL.has(resource.status)) history.whole = false; // a retry moves it again
