@@ -1,6 +1,7 @@
 /* Operations on sweeps: many experiments submitted as one.
  * Threads: request threads.
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +88,7 @@ static enum dd_status resolve_all(struct dd_daemon *daemon, const struct dd_swee
                                   double *ret_seconds, struct dd_problem *problem) {
     const cJSON *body;
     size_t i = 0;
+    assert(rows != NULL);
     *ret_seconds = 0;
     cJSON_ArrayForEach(body, plan->bodies) {
         struct dd_faults faults;
