@@ -117,6 +117,7 @@ void dd_api_publish(struct dd_api *api, const char *type, int64_t experiment_id,
 struct dd_api_stats {
     uint64_t requests, responses_4xx, responses_5xx;
     int connections, event_readers;
+    int requests_waiting; /* for a request thread */
     uint64_t bytes_sent;
 };
 void dd_api_get_stats(const struct dd_api *api, struct dd_api_stats *ret_stats);

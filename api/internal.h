@@ -249,7 +249,8 @@ struct dd_jobs;
 enum dd_status dd_jobs_new(int threads, struct dd_jobs **ret_jobs, struct dd_error *err) DD_MUST_CHECK;
 /* Suspends the connection and queues the request.  DD_BUSY: the queue is full, or the server stops. */
 enum dd_status dd_jobs_park(struct dd_jobs *jobs, struct dd_request *request, struct dd_error *err) DD_MUST_CHECK;
-void dd_jobs_tick(struct dd_jobs *jobs); /* looks for clients that have gone */
+int dd_jobs_waiting(struct dd_jobs *jobs); /* parked and not begun */
+void dd_jobs_tick(struct dd_jobs *jobs);   /* looks for clients that have gone */
 void dd_jobs_stop(struct dd_jobs *jobs, int drain_ms);
 void dd_jobs_free(struct dd_jobs *jobs);
 

@@ -158,6 +158,13 @@ enum dd_status dd_jobs_park(struct dd_jobs *jobs, struct dd_request *request, st
     return status;
 }
 
+int dd_jobs_waiting(struct dd_jobs *jobs) {
+    pthread_mutex_lock(&jobs->lock);
+    int waiting = jobs->slow.count + jobs->heavy.count;
+    pthread_mutex_unlock(&jobs->lock);
+    return waiting;
+}
+
 /* The socket stays open while its connection is suspended, and requests leave these lists before they are resumed. */
 static void check_client(struct dd_request *request) {
     const union MHD_ConnectionInfo *info =

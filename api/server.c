@@ -332,6 +332,7 @@ void dd_api_get_stats(const struct dd_api *api, struct dd_api_stats *ret_stats) 
         .responses_5xx = api->responses_5xx,
         .connections = api->connections,
         .event_readers = dd_events_readers(api->events),
+        .requests_waiting = dd_jobs_waiting(api->jobs),
         .bytes_sent = api->bytes_sent + dd_events_bytes_sent(api->events),
     };
 }
@@ -360,7 +361,7 @@ void dd_api_stop(struct dd_api *api, int drain_ms) {
         dd_jobs_stop(api->jobs, drain_ms);
     }
     if (api->mhd != NULL) {
-        drain_answers(api, DD_MAX(until_us, dd_clock_mono_us() + 100000)); /* what was cancelled gets its answer too */
+        drain_answers(api, DD_MAX(until_us, dd_clock_mono_us() + 1000000)); /* what was cancelled gets its answer too */
         MHD_stop_daemon(api->mhd);
     }
     if (api->timer_started) {

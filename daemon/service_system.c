@@ -64,6 +64,7 @@ enum dd_status dd_system_op(void *context, const struct dd_api_call *call, struc
         cJSON_AddNumberToObject(http, "requests", (double)stats.requests);
         cJSON_AddNumberToObject(http, "connections", stats.connections);
         cJSON_AddNumberToObject(http, "event_readers", stats.event_readers);
+        cJSON_AddNumberToObject(http, "requests_waiting", stats.requests_waiting);
     }
     result->json = json;
     return DD_OK;
@@ -139,6 +140,7 @@ enum dd_status dd_metrics_text_op(void *context, const struct dd_api_call *call,
         counter(out, "http_sent_bytes_total", "Bytes of bodies sent.", stats.bytes_sent);
         gauge(out, "http_connections", "Open connections.", stats.connections);
         gauge(out, "event_readers", "Open event streams.", stats.event_readers);
+        gauge(out, "http_requests_waiting", "Requests waiting for a request thread.", stats.requests_waiting);
     }
     result->content_type = "text/plain; version=0.0.4; charset=utf-8";
     return dd_buffer_check(out, &problem->error);
