@@ -83,8 +83,10 @@ enum dd_status dd_setup_load(struct dd_daemon *daemon, const char *spec_json, st
     dd_faults_init(&faults);
     cJSON *body = dd_json_of(spec_json);
     enum dd_status status = dd_spec_parse(body, "", &setup.spec, &faults, err);
-    if (status == DD_OK)
+    if (status == DD_OK) {
+        dd_spec_settle_stored(&setup.spec);
         status = load_all(daemon, &setup, err);
+    }
     struct dd_spec_teacher base;
     if (status == DD_OK) {
         if (setup.base != NULL)

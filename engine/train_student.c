@@ -279,7 +279,7 @@ static enum dd_status student_tokenizer(const struct dd_run *run, struct dd_toke
     if (in->vocab) {
         return dd_tokenizer_new(in->vocab, in->vocab_bytes, &in->vocab_options, ret_tokenizer, err);
     }
-    bool lower = run->spec->lower_case != DD_LOWER_NO;
+    bool lower = run->spec->lower_case != DD_FLAG_NO;
     struct dd_tokenizer_options options = {
         .do_lower_case = lower, .strip_accents = lower, .tokenize_chinese_chars = true};
     DD_CLEANUP(dd_free_ptr) char *vocab = NULL;

@@ -8,6 +8,13 @@
  *     et al. (2019).  lr 5e-5 for weights that are already trained (Devlin et al. try 2e-5, 3e-5, 5e-5; the largest
  * suits small sets), 3e-4 for random weights, which at 5e-5 need many times the epochs.
  *   - max_grad_norm 1: what every BERT script clips at; without it the late collapse that the note saw is common.
+ *
+ * A field that is added after a release needs `.neutral`: the value with which a run is, to the bit, what it was before
+ * the field existed ("0", "false", "kl").  At that value the field is left out of the hash, so checkpoints and finished
+ * runs of the releases before still belong to their spec; and a stored spec that lacks the field is taken to have that
+ * value, whatever the default of new specs is (dd_spec_settle_stored).  The fields of the first release have none and
+ * are always hashed.  Neither `.neutral` nor a field's place among the hashed ones may change once it has been
+ * released, whatever becomes of its default.
  */
 #include <limits.h>
 #include <math.h>
@@ -362,7 +369,7 @@ void dd_spec_unset(struct dd_spec *spec) {
         case DD_KIND_SEED:
             *(uint64_t *)dd_spec_field_at(spec, field) = UINT64_MAX;
             break;
-        default: /* texts and lists: empty; lower_case: auto; the optimizer: by its fields */
+        default: /* texts and lists: empty; flags: unset; the optimizer: by its fields */
             break;
         }
     }
@@ -381,7 +388,7 @@ bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field 
     case DD_KIND_SEED:
         return *(const uint64_t *)at != UINT64_MAX;
     case DD_KIND_BOOL:
-        return *(const int *)at != DD_LOWER_AUTO;
+        return *(const int *)at != DD_FLAG_UNSET;
     case DD_KIND_TAGS:
         return spec->n_tags > 0;
     case DD_KIND_LAYER_MAP:

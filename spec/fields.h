@@ -15,7 +15,7 @@ enum dd_spec_field_kind {
     DD_KIND_NUMBER, /* double */
     DD_KIND_CHOICE, /* an enum, by `names` */
     DD_KIND_WORD,   /* char[]: one of `names` */
-    DD_KIND_BOOL,   /* enum dd_lower_case */
+    DD_KIND_BOOL,   /* enum dd_flag */
     DD_KIND_SEED,   /* uint64_t below 2^53 */
     DD_KIND_TAGS,
     DD_KIND_INIT, /* init and init_model */
@@ -44,6 +44,7 @@ struct dd_spec_field {
     double min, max;          /* inclusive; for strings: characters */
     const char *const *names; /* NULL-terminated */
     double fallback;          /* the default; NAN: settled by resolve.c, told in help */
+    const char *neutral;      /* the value, as JSON without quotes, at which the field is not hashed; NULL: always is */
     const char *help;         /* a sentence for people, with the reason of the default */
 };
 extern const struct dd_spec_field dd_spec_fields[];

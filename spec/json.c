@@ -2,8 +2,10 @@
  * Threads: pure functions, any thread.
  *
  * Canonical form that is hashed: "distilld spec 1\n", then for each field that decides the result and applies, in the
- * order of the table, "<name>=<value>\n"; numbers as their shortest exact decimal, lists comma-separated.
+ * order of the table, "<name>=<value>\n"; numbers as their shortest exact decimal, lists comma-separated.  A field at
+ * its neutral value (fields.h) is left out.
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -26,7 +28,7 @@ static cJSON *value_json(const struct dd_spec *spec, const struct dd_spec_field 
     case DD_KIND_CHOICE:
         return cJSON_CreateString(field->names[*(const int *)at]);
     case DD_KIND_BOOL:
-        return cJSON_CreateBool(*(const int *)at == DD_LOWER_YES);
+        return cJSON_CreateBool(*(const int *)at == DD_FLAG_YES);
     case DD_KIND_INIT:
         return cJSON_CreateString(init_text(spec));
     case DD_KIND_LAYER_MAP:
@@ -68,44 +70,64 @@ cJSON *dd_spec_to_json(const struct dd_spec *spec) {
     return root;
 }
 
+/* The field's value in the canonical form. */
+static void hashed_value(const struct dd_spec *spec, const struct dd_spec_field *field, char *out, size_t bytes) {
+    const void *at = dd_spec_field_get(spec, field);
+    char number[DD_NUMBER_BYTES];
+    size_t filled = 0;
+    out[0] = '\0';
+    switch (field->kind) {
+    case DD_KIND_NUMBER:
+        dd_number_text(*(const double *)at, number);
+        snprintf(out, bytes, "%s", number);
+        break;
+    case DD_KIND_SEED:
+        snprintf(out, bytes, "%" PRIu64, *(const uint64_t *)at);
+        break;
+    case DD_KIND_INT:
+    case DD_KIND_CHOICE:
+    case DD_KIND_BOOL:
+        snprintf(out, bytes, "%d", *(const int *)at);
+        break;
+    case DD_KIND_INIT:
+        snprintf(out, bytes, "%s%s", spec->init == DD_INIT_MODEL ? "model " : "", init_text(spec));
+        break;
+    case DD_KIND_LAYER_MAP:
+        for (int k = 0; k < spec->n_layer_map && filled < bytes; k++)
+            filled += (size_t)snprintf(out + filled, bytes - filled, "%s%d", k == 0 ? "" : ",", spec->layer_map[k]);
+        break;
+    default:
+        snprintf(out, bytes, "%s", (const char *)at);
+    }
+}
+
+/* Whether the field, whose canonical value this is, has its neutral value. */
+static bool at_neutral(const struct dd_spec *spec, const struct dd_spec_field *field, const char *value) {
+    if (field->neutral == NULL)
+        return false;
+    int number = *(const int *)dd_spec_field_get(spec, field);
+    if (field->kind == DD_KIND_CHOICE)
+        value = field->names[number];
+    else if (field->kind == DD_KIND_BOOL)
+        value = number == DD_FLAG_YES ? "true" : "false";
+    return strcmp(value, field->neutral) == 0;
+}
+
 void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]) {
-    char text[8192];
+    char text[32768];
     size_t used = (size_t)snprintf(text, sizeof text, "distilld spec 1\n");
     for (size_t i = 0; i < dd_spec_fields_count; i++) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
+        char value[DD_MAX_LAYERS * 4 + 64];
         if (field->label || field->kind == DD_KIND_OPTIMIZER || left_out(spec, field))
             continue;
-        const void *at = dd_spec_field_get(spec, field);
-        char value[DD_MAX_LAYERS * 4 + 64] = "";
-        size_t filled = 0;
-        switch (field->kind) {
-        case DD_KIND_NUMBER:
-            dd_number_text(*(const double *)at, value);
-            break;
-        case DD_KIND_SEED:
-            snprintf(value, sizeof value, "%" PRIu64, *(const uint64_t *)at);
-            break;
-        case DD_KIND_INT:
-        case DD_KIND_CHOICE:
-        case DD_KIND_BOOL:
-            snprintf(value, sizeof value, "%d", *(const int *)at);
-            break;
-        case DD_KIND_INIT:
-            snprintf(value, sizeof value, "%s%s", spec->init == DD_INIT_MODEL ? "model " : "", init_text(spec));
-            break;
-        case DD_KIND_LAYER_MAP:
-            for (int k = 0; k < spec->n_layer_map && filled < sizeof value; k++)
-                filled += (size_t)snprintf(value + filled, sizeof value - filled, "%s%d", k == 0 ? "" : ",",
-                                           spec->layer_map[k]);
-            break;
-        default:
-            snprintf(value, sizeof value, "%s", (const char *)at);
-        }
-        if (used < sizeof text)
+        hashed_value(spec, field, value, sizeof value);
+        if (!at_neutral(spec, field, value))
             used += (size_t)snprintf(text + used, sizeof text - used, "%s%s=%s\n",
                                      field->in_optimizer ? "optimizer." : "", field->name, value);
+        assert(used < sizeof text); /* else two specs could share a hash */
     }
-    dd_sha256_bytes(text, DD_MIN(used, sizeof text), out);
+    dd_sha256_bytes(text, used, out);
 }
 
 /* --- the schema ------------------------------------------------------------------------------------------------- */

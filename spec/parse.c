@@ -303,7 +303,7 @@ static void take_field(struct reader *r, const struct dd_spec_field *field, cons
         break;
     case DD_KIND_BOOL:
         if (cJSON_IsBool(value))
-            *(int *)at = cJSON_IsTrue(value) ? DD_LOWER_YES : DD_LOWER_NO;
+            *(int *)at = cJSON_IsTrue(value) ? DD_FLAG_YES : DD_FLAG_NO;
         else
             fault_type(r, pointer, "true or false", value);
         break;
@@ -344,7 +344,7 @@ static void fault_unknown(struct reader *r, const char *pointer, const char *nam
 }
 
 static void read_object(struct reader *r, const cJSON *body, const char *prefix, bool in_optimizer) {
-    bool seen[64] = {false};
+    bool seen[160] = {false};
     assert(dd_spec_fields_count <= DD_ARRAY_LEN(seen));
     const cJSON *value;
     cJSON_ArrayForEach(value, body) {

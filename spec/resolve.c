@@ -2,7 +2,9 @@
  * Threads: pure functions, any thread.
  * Invariant: after DD_OK every field that applies has a value, and resolving again changes nothing.
  */
+#include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "spec/fields.h"
@@ -33,7 +35,32 @@ static void settle_fixed(struct dd_spec *spec) {
         else if (field->kind == DD_KIND_SEED)
             *(uint64_t *)at = (uint64_t)field->fallback;
         else if (field->kind == DD_KIND_BOOL)
-            *(int *)at = DD_LOWER_YES;
+            *(int *)at = field->fallback != 0 ? DD_FLAG_YES : DD_FLAG_NO;
+    }
+}
+
+static int choice_of(const struct dd_spec_field *field, const char *name) {
+    int i = 0;
+    while (field->names[i] != NULL && strcmp(field->names[i], name) != 0)
+        i++;
+    assert(field->names[i] != NULL); /* a row of the table that is wrong */
+    return i;
+}
+
+void dd_spec_settle_stored(struct dd_spec *spec) {
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        if (field->neutral == NULL || dd_spec_field_given(spec, field) || !dd_spec_field_applies(spec, field))
+            continue;
+        void *at = dd_spec_field_at(spec, field);
+        if (field->kind == DD_KIND_INT)
+            *(int *)at = (int)strtol(field->neutral, NULL, 10);
+        else if (field->kind == DD_KIND_NUMBER)
+            *(double *)at = strtod(field->neutral, NULL);
+        else if (field->kind == DD_KIND_CHOICE)
+            *(int *)at = choice_of(field, field->neutral);
+        else if (field->kind == DD_KIND_BOOL)
+            *(int *)at = strcmp(field->neutral, "true") == 0 ? DD_FLAG_YES : DD_FLAG_NO;
     }
 }
 

@@ -18,7 +18,7 @@ enum dd_optimizer_type { DD_OPTIMIZER_ADAMW = 0, DD_OPTIMIZER_SGD };
 enum dd_schedule { DD_SCHEDULE_LINEAR = 0, DD_SCHEDULE_COSINE, DD_SCHEDULE_CONSTANT };
 enum dd_init { DD_INIT_RANDOM = 0, DD_INIT_TEACHER, DD_INIT_MODEL };
 enum dd_precision { DD_PRECISION_FP32 = 0, DD_PRECISION_BF16 };
-enum dd_lower_case { DD_LOWER_AUTO = 0, DD_LOWER_NO, DD_LOWER_YES };
+enum dd_flag { DD_FLAG_UNSET = 0, DD_FLAG_NO, DD_FLAG_YES }; /* a true or false that may not have been given */
 
 struct dd_optimizer_spec {
     enum dd_optimizer_type type;
@@ -48,7 +48,7 @@ struct dd_spec {
     char model[DD_NAME_BYTES];      /* finetune: the encoder to start from; "" trains from scratch */
     char vocabulary[DD_NAME_BYTES]; /* finetune from scratch: a model whose vocab.txt to use; "" builds one */
     int vocab_size;                 /* upper bound of a vocabulary that is built */
-    enum dd_lower_case lower_case;  /* of a vocabulary that is built; auto = yes */
+    enum dd_flag lower_case;        /* of a vocabulary that is built */
 
     int layers, heads, hidden_size, intermediate_size;
     enum dd_init init;
@@ -73,6 +73,10 @@ struct dd_spec {
 enum dd_status dd_spec_parse(const cJSON *body, const char *pointer_prefix, struct dd_spec *ret_spec,
                              struct dd_faults *faults, struct dd_error *err) DD_MUST_CHECK;
 
+/* For a spec that was resolved and stored, perhaps by an earlier release: a field that it does not have and that came
+ * later gets its neutral value, not today's default.  Between parse and resolve. */
+void dd_spec_settle_stored(struct dd_spec *spec);
+
 /* What resolution needs to know of the world. */
 struct dd_spec_teacher {
     int layers, heads, hidden_size, intermediate_size, max_position_embeddings;
@@ -92,7 +96,7 @@ cJSON *dd_spec_schema(void);
 /* Text with every number exact (cJSON rounds some to 15 digits).  json is changed while this runs and is
  * as before afterwards.  It must hold no cJSON_Raw.  NULL for NULL or out of memory; the caller frees. */
 char *dd_json_print(cJSON *json, bool pretty);
-/* SHA-256 over the canonical form of all fields that decide the result (no labels). */
+/* SHA-256 over the canonical form of all fields that decide the result (no labels, no field at its neutral value). */
 void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]);
 bool dd_name_valid(const char *name); /* [a-z0-9][a-z0-9._-]{0,63} */
 /* For "did you mean": single-byte edits (insert, delete, replace, swap of neighbours) from a to b, of which only the
