@@ -1,74 +1,16 @@
 // New experiment: a form made from the schema that the daemon serves, so that a new field of the spec needs no change
 // here. Only what was filled in is sent; what is left empty shows the value that the daemon would settle, learnt by a
 // dry run after each change, together with what the run would need. The address holds what was filled in.
-import { debounce, fill, h } from '../dom.js';
-import { t, known } from '../i18n.js';
+import { debounce, fill, h, setText } from '../dom.js';
+import { t } from '../i18n.js';
 import { explain, get, post } from '../api.js';
 import { attempt, codeBlock, curlFor, notice } from '../widgets.js';
 import { go, route, setParams } from '../router.js';
+import { applies, fieldHelp, fieldLabel, grouped, parseField, printField, specFields } from '../fields.js';
 import { bytes, duration, parameters } from '../format.js';
 import { keep, loadRun } from '../store.js';
 
-const GROUPS = [
-  ['what', ['task', 'dataset', 'teacher', 'model', 'name', 'tags', 'notes', 'priority', 'save_as']],
-  [
-    'shape',
-    [
-      'layers',
-      'heads',
-      'hidden_size',
-      'intermediate_size',
-      'init',
-      'layer_map',
-      'vocabulary',
-      'vocab_size',
-      'lower_case',
-      'hidden_act',
-      'hidden_dropout',
-      'attention_dropout',
-      'classifier_dropout',
-    ],
-  ],
-  ['training', ['optimizer', 'T', 'alpha', 'epochs', 'batch_size', 'max_length', 'seed', 'precision']],
-];
 const NAMES_OF = { dataset: 'datasets', teacher: 'models', model: 'models', vocabulary: 'models', init: 'models' };
-
-/** Follows "#/components/…" references. */
-function resolve(document, schema) {
-  let at = schema;
-  while (at?.$ref)
-    at = at.$ref
-      .slice(2)
-      .split('/')
-      .reduce((node, key) => node[key.replaceAll('~1', '/').replaceAll('~0', '~')], document);
-  return at;
-}
-
-/** Whether a field has a say, by the schema's own words ("when task is \"finetune\" without a model"). */
-function applies(schema, spec) {
-  const rule = schema['x-applies'] ?? '';
-  const task = /task is "(\w+)"/.exec(rule)?.[1];
-  if (task && task !== (spec.task ?? 'distill')) return false;
-  if (/without a model|neither model/.test(rule) && spec.model) return false;
-  return !(/nor vocabulary/.test(rule) && spec.vocabulary);
-}
-
-/** Text of an input as the value that the schema wants; undefined when empty. */
-function parse(schema, text) {
-  if (text === '') return undefined;
-  if (schema.type === 'integer' || schema.type === 'number') return Number.isFinite(Number(text)) ? Number(text) : text;
-  if (schema.type === 'boolean') return text === 'true';
-  if (schema.type === 'array') {
-    const items = text
-      .split(',')
-      .map((s) => s.trim())
-      .filter(Boolean);
-    return schema.items?.type === 'integer' ? items.map(Number) : items;
-  }
-  return text;
-}
-const print = (value) =>
-  Array.isArray(value) ? value.join(', ') : value === undefined || value === null ? '' : String(value);
 
 export function mount(root) {
   const form = h('form', { class: 'new-form', onsubmit: submit, novalidate: true });
@@ -100,34 +42,41 @@ export function mount(root) {
     ),
   );
   let spec = {}; // what was filled in
-  let properties = null;
-  let settings = {}; // of the optimizer
-  const rows = new Map(); // pointer → {row, input, schema, message}
+  let fields = {}; // path → schema
+  const rows = new Map(); // path → {row, input, schema, message}
+  const folds = []; // {element, count, paths}
   let asked = 0;
 
+  const valueAt = (from, path) => {
+    const [first, second] = path.split('.');
+    const outer = from[first];
+    if (!second) return outer;
+    return typeof outer === 'string' ? (second === 'type' ? outer : undefined) : outer?.[second];
+  };
+
   // ---- the form ----
-  function field(pointer, schema, value) {
-    const name = pointer.split('/').at(-1);
-    const kind = NAMES_OF[name];
-    const id = `field${pointer.replaceAll('/', '-')}`;
+  function field(path, schema) {
+    const value = printField(valueAt(spec, path));
+    const name = path.split('.').at(-1);
+    const kind = NAMES_OF[path];
+    const id = `field-${path.replace('.', '-')}`;
     const message = h('span', { class: 'bad', id: `${id}-fault` });
     const common = {
       id,
-      name: pointer,
+      name: path,
       'aria-describedby': `${id}-help ${id}-fault`,
       oninput: changed,
       onchange: changed,
     };
     let input;
-    if (schema.enum || schema.type === 'boolean') {
-      const choices = schema.enum ?? ['true', 'false'];
+    if (schema.enum || schema.type === 'boolean')
       input = h(
         'select',
-        { ...common, value: print(value) },
+        { ...common, value },
         h('option', { value: '' }, t('new.default')),
-        choices.map((c) => h('option', { value: c }, c)),
+        (schema.enum ?? ['true', 'false']).map((c) => h('option', { value: c }, c)),
       );
-    } else if (name === 'notes') input = h('textarea', { ...common, rows: '2', value: print(value) });
+    else if (path === 'notes') input = h('textarea', { ...common, rows: '2', value });
     else
       input = h('input', {
         ...common,
@@ -135,53 +84,57 @@ export function mount(root) {
         inputmode: /integer|number/.test(schema.type) ? 'decimal' : null,
         list: kind ? `names-${kind}` : null,
         autocomplete: 'off',
-        value: print(value),
+        value,
       });
-    const label = known(`field.${name}`) ? t(`field.${name}`) : name;
+    const label = fieldLabel(path);
     const row = h(
       'div',
       { class: 'form-row' },
       h('label', { for: id }, label, label !== name && h('code', {}, name)),
       input,
-      h('small', { class: 'faint', id: `${id}-help` }, schema.description ?? ''),
+      h('small', { class: 'faint', id: `${id}-help` }, fieldHelp(path, schema)),
       message,
     );
-    rows.set(pointer, { row, input, schema, message });
+    rows.set(path, { row, input, schema, message });
     return row;
+  }
+
+  /** The rarer fields of a group; open when the address says so, or for a fault. */
+  function fold(name, paths) {
+    const count = h('span', { class: 'faint' });
+    const opened = new Set((route().params.get('open') ?? '').split(','));
+    const element = h(
+      'details',
+      { class: 'fold', open: opened.has(name) },
+      h('summary', {}, t('new.fold'), ' ', count),
+      h(
+        'div',
+        { class: 'fold-body' },
+        paths.map((path) => field(path, fields[path])),
+      ),
+    );
+    element.addEventListener('toggle', () => {
+      const now = folds.filter((f) => f.element.open).map((f) => f.name);
+      setParams({ open: now.join(',') || null });
+    });
+    folds.push({ name, element, count, paths });
+    return element;
   }
 
   function build() {
     rows.clear();
-    const grouped = new Set(GROUPS.flatMap(([, list]) => list));
-    const rest = Object.keys(properties).filter((name) => !grouped.has(name));
+    folds.length = 0;
     fill(
       form,
-      [...GROUPS, ['more', rest]]
-        .filter(([, list]) => list.some((name) => properties[name]))
-        .map(([group, list]) =>
-          h(
-            'fieldset',
-            {},
-            h('legend', {}, t(`new.group_${group}`)),
-            list
-              .filter((name) => properties[name])
-              .flatMap((name) =>
-                name === 'optimizer'
-                  ? Object.entries(settings).map(([key, schema]) =>
-                      field(
-                        `/optimizer/${key}`,
-                        schema,
-                        typeof spec.optimizer === 'string'
-                          ? key === 'type'
-                            ? spec.optimizer
-                            : undefined
-                          : spec.optimizer?.[key],
-                      ),
-                    )
-                  : [field(`/${name}`, properties[name], spec[name])],
-              ),
-          ),
+      grouped(Object.keys(fields)).map(({ name, shown, folded }) =>
+        h(
+          'fieldset',
+          {},
+          h('legend', {}, t(`new.group_${name}`)),
+          shown.map((path) => field(path, fields[path])),
+          folded.length > 0 && fold(name, folded),
         ),
+      ),
       h('div', { class: 'dialog-foot' }, h('button', { type: 'submit', class: 'primary' }, t('new.submit'))),
     );
     showApplicable();
@@ -189,14 +142,19 @@ export function mount(root) {
 
   function showApplicable() {
     for (const { row, schema } of rows.values()) row.hidden = !applies(schema, spec);
+    for (const { element, count, paths } of folds) {
+      element.hidden = paths.every((path) => rows.get(path).row.hidden);
+      const n = paths.filter((path) => valueAt(spec, path) !== undefined).length;
+      setText(count, n ? t('new.fold_set', { n }) : '');
+    }
   }
 
   function read() {
     const out = {};
-    for (const [pointer, { input, schema }] of rows) {
-      const value = parse(schema, input.value.trim());
+    for (const [path, { input, schema }] of rows) {
+      const value = parseField(schema, input.value.trim());
       if (value === undefined || !applies(schema, { ...out, task: out.task ?? 'distill' })) continue;
-      const [, first, second] = pointer.split('/');
+      const [first, second] = path.split('.');
       if (second) (out[first] ??= {})[second] = value;
       else out[first] = value;
     }
@@ -227,13 +185,12 @@ export function mount(root) {
       const answer = await post('experiments?dry_run=1', spec, { once: false });
       if (mine !== asked) return;
       showEstimate(answer.estimate);
-      for (const [pointer, { input }] of rows) {
-        const [, first, second] = pointer.split('/');
-        const settled = second ? answer.spec[first]?.[second] : answer.spec[first];
-        if (input.tagName === 'INPUT') input.placeholder = print(settled);
+      for (const [path, { input }] of rows) {
+        const settled = valueAt(answer.spec, path);
+        if (input.tagName === 'INPUT') input.placeholder = printField(settled);
         else if (input.tagName === 'SELECT')
           input.options[0].textContent =
-            settled === undefined ? t('new.default') : `${print(settled)} · ${t('new.default')}`;
+            settled === undefined ? t('new.default') : `${printField(settled)} · ${t('new.default')}`;
       }
     } catch (problem) {
       if (mine === asked) showFaults(problem);
@@ -253,15 +210,23 @@ export function mount(root) {
     );
   }
 
+  /** The row that a JSON pointer belongs to: "/optimizer/lr" to optimizer.lr, "/layer_map/2" to layer_map. */
+  function pathOf(pointer) {
+    const [first, second] = pointer.slice(1).split('/');
+    return rows.has(`${first}.${second}`) ? `${first}.${second}` : first === 'optimizer' ? 'optimizer.type' : first;
+  }
+
   function showFaults(problem) {
     fill(estimate);
     const loose = [];
     for (const error of problem.errors ?? []) {
-      const at = rows.get(error.pointer);
-      if (!at) loose.push(`${error.pointer} ${error.detail}`);
+      const path = pathOf(error.pointer);
+      const at = rows.get(path);
+      if (!at || at.row.hidden) loose.push(`${error.pointer} ${error.detail}`);
       else {
         at.message.textContent = error.detail;
         at.input.setAttribute('aria-invalid', 'true');
+        for (const { element, paths } of folds) if (paths.includes(path)) element.open = true;
       }
     }
     fill(
@@ -288,11 +253,7 @@ export function mount(root) {
     const { params } = route();
     const openapi = await attempt(() => get('openapi.json'));
     if (!openapi) return;
-    const body = openapi.paths['/api/v1/experiments'].post.requestBody.content['application/json'].schema;
-    properties = Object.fromEntries(
-      Object.entries(resolve(openapi, body).properties).map(([name, s]) => [name, resolve(openapi, s)]),
-    );
-    settings = properties.optimizer?.oneOf?.find((s) => s.properties)?.properties ?? {};
+    fields = specFields(openapi);
     try {
       spec = JSON.parse(params.get('spec') ?? '{}');
     } catch {

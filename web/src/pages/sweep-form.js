@@ -4,6 +4,7 @@ import { debounce, fill, h } from '../dom.js';
 import { t } from '../i18n.js';
 import { explain, get, post } from '../api.js';
 import { codeBlock, curlFor, notice } from '../widgets.js';
+import { fieldLabel } from '../fields.js';
 import { go, route } from '../router.js';
 import { duration } from '../format.js';
 import { countRuns, parseAxis } from './sweep-parts.js';
@@ -66,8 +67,8 @@ export function sweepForm() {
           'fieldset',
           {},
           h('legend', {}, t('sweeps.base')),
-          row('sweep-name', t('field.name'), name),
-          BASE.map(([key]) => row(`sweep-${key}`, t(key === 'optimizer' ? 'column.optimizer' : `field.${key}`), inputs[key])),
+          row('sweep-name', fieldLabel('name'), name),
+          BASE.map(([key]) => row(`sweep-${key}`, key === 'optimizer' ? t('column.optimizer') : fieldLabel(key), inputs[key])),
         ),
         h(
           'fieldset',
