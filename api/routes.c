@@ -153,6 +153,14 @@ static const struct dd_field evaluate_body[] = {
     {"split", DD_FIELD_ENUM, .values = "train dev test", .otherwise = "dev", .help = "which split"},
     END,
 };
+static const struct dd_field prune_body[] = {
+    {"dataset", DD_FIELD_NAME, .required = true,
+     .help = "the data set whose texts, of all splits, are to be read as before"},
+    {"save_as", DD_FIELD_NAME, .required = true, .help = "name of the new model"},
+    {"keep_characters", DD_FIELD_BOOL, .otherwise = "0",
+     .help = "keep all single ASCII characters and ideographs, too, for texts that are not in the data set"},
+    END,
+};
 static const struct dd_field experiment_patch_body[] = {
     {"name", DD_FIELD_STRING, .most = 255, .help = "what people call the run"},
     {"tags", DD_FIELD_STRINGS, .most = 32, .help = "labels to filter by"},
@@ -206,6 +214,10 @@ static const struct dd_route routes[] = {
     {DD_POST, V1 "/models/{name}/evaluate", OP(model_evaluate), .success = 200, .flags = DD_ROUTE_JSON | DD_ROUTE_HEAVY,
      .body = evaluate_body, .produces = JSON_OR_TEXT, .response = "Report", .tag = "models", .operation_id = "evaluate",
      .summary = "Classification report of a model on a split"},
+    {DD_POST, V1 "/models/{name}/prune", OP(model_prune), .success = 201,
+     .flags = DD_ROUTE_JSON | DD_ROUTE_HEAVY | DD_ROUTE_IDEMPOTENT, .body = prune_body, .produces = JSON_ONLY,
+     .response = "Model", .tag = "models", .operation_id = "prune_model",
+     .summary = "A smaller model with only the vocabulary that a data set needs; the same logits on it"},
     {DD_DELETE, V1 "/models/{name}", OP(model_delete), .success = 204, .flags = DD_ROUTE_SLOW, .tag = "models",
      .operation_id = "delete_model", .summary = "Delete; 409 while in use"},
 

@@ -19,6 +19,7 @@ enum {
     DD_FOR_SHOW = 1u << 5,
     DD_FOR_SUBMIT = 1u << 6,
     DD_FOR_INSPECT = 1u << 7,
+    DD_FOR_PRUNE = 1u << 8,
 };
 
 struct dd_options { /* strings are owned; NULL where there is none */
@@ -29,8 +30,9 @@ struct dd_options { /* strings are owned; NULL where there is none */
     int64_t memory_limit_bytes, max_upload_bytes; /* 0: a share of what the machine has; the api's default */
     int64_t checkpoint_seconds;
     char *url, *out, *status, *query;
+    char *dataset, *texts;
     int64_t limit, max_length;
-    bool json, quiet, dry_run, watch, help;
+    bool json, quiet, dry_run, watch, help, keep_characters;
 };
 
 /* Reads the sources that the command's options ask for.  argv begins after the command's name; positional arguments

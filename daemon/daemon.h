@@ -147,6 +147,17 @@ enum dd_status dd_register_result(struct dd_daemon *daemon, const struct dd_expe
                                   const struct dd_train_result *result, char ret_name[DD_NAME_BYTES],
                                   struct dd_error *err) DD_MUST_CHECK;
 
+/* --- shrink.c: smaller models made from others ----------------------------------------------------------------------
+ */
+
+/* Saves `made`, with a model card, as dir.  source: how it was made, {"type", "model", …}; gets "before" and "after"
+ * {"tokens", "parameters", "bytes"}; stays the caller's.  from: the model it was made from; card: its README.md or
+ * NULL. */
+enum dd_status dd_shrink_save(const struct dd_model *made, const struct dd_model *from, const char *card, cJSON *source,
+                              const char *dir, struct dd_error *err) DD_MUST_CHECK;
+/* README.md of a model's directory; *ret_card NULL where there is none. */
+enum dd_status dd_card_read(const char *dir, char **ret_card, struct dd_error *err) DD_MUST_CHECK;
+
 /* --- worker.c ------------------------------------------------------------------------------------------------------
  */
 
@@ -176,7 +187,19 @@ double dd_workers_tokens_per_second(struct dd_workers *workers); /* of all that 
 void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops);
 dd_api_fn dd_dataset_create_op, dd_dataset_list_op, dd_dataset_get_op, dd_dataset_rows_op, dd_dataset_delete_op;
 dd_api_fn dd_model_create_op, dd_model_list_op, dd_model_get_op, dd_model_archive_op, dd_model_delete_op;
-dd_api_fn dd_model_predict_op, dd_model_evaluate_op;
+dd_api_fn dd_model_predict_op, dd_model_evaluate_op, dd_model_prune_op;
+/* A model directory becomes a row of storage: read whole, so that what is registered is known to load.  Takes source.
+ * max_length 0: what the model has, up to 512. */
+enum dd_status dd_model_record(struct dd_daemon *daemon, const char *name, char *dir, const char *path, bool owned,
+                               int max_length, cJSON *source, struct dd_error *err) DD_MUST_CHECK;
+/* The model's row; DD_NOT_FOUND names what is like it. */
+enum dd_status dd_model_asset(struct dd_daemon *daemon, const char *name, struct dd_asset *ret_asset,
+                              struct dd_error *err) DD_MUST_CHECK;
+/* DD_CONFLICT "name_taken" when there is a model of that name. */
+enum dd_status dd_model_name_free(struct dd_daemon *daemon, const char *name, struct dd_error *err) DD_MUST_CHECK;
+/* 201, the model's resource and its Location. */
+enum dd_status dd_model_answer_created(struct dd_daemon *daemon, const char *name, struct dd_api_result *result,
+                                       struct dd_error *err) DD_MUST_CHECK;
 dd_api_fn dd_experiment_create_op, dd_experiment_list_op, dd_experiment_get_op, dd_experiment_patch_op,
     dd_experiment_delete_op, dd_experiment_cancel_op, dd_experiment_pause_op, dd_experiment_resume_op,
     dd_experiment_retry_op, dd_experiment_clone_op;

@@ -105,9 +105,7 @@ static void report_bad_rows(const struct dd_import_report *report, struct dd_fau
     }
 }
 
-/* A file or directory of text into WORK/dataset; made anew each time: the files may have changed. */
-static enum dd_status import(struct dd_local *local, const char *path, char out[PATH_MAX], struct dd_faults *faults,
-                             struct dd_error *err) {
+enum dd_status dd_local_import(const char *path, const char *dir, struct dd_faults *faults, struct dd_error *err) {
     char(*files)[PATH_MAX] = dd_calloc(DD_SPLIT_COUNT, sizeof *files);
     struct dd_import_report *report = dd_calloc(1, sizeof *report);
     struct dd_import import = {.seed = 1};
@@ -121,17 +119,16 @@ static enum dd_status import(struct dd_local *local, const char *path, char out[
         else if (S_ISDIR(info.st_mode) && find_split(path, (enum dd_split)s, files[s]))
             import.paths[s] = files[s];
         if (import.paths[s] != NULL)
-            import.file_names[s] = strrchr(import.paths[s], '/') + 1; /* paths are absolute */
+            import.file_names[s] =
+                strrchr(import.paths[s], '/') != NULL ? strrchr(import.paths[s], '/') + 1 : import.paths[s];
     }
     if (status == DD_OK && import.paths[DD_SPLIT_TRAIN] == NULL)
         status =
             dd_fail(err, DD_NOT_FOUND, "not_found", "%s has no train.tsv, train.csv, train.jsonl or train.txt", path);
     if (status == DD_OK)
-        status = dd_path_join(out, PATH_MAX, err, local->work_dir, "dataset", NULL);
+        status = dd_tree_remove(dir, err);
     if (status == DD_OK)
-        status = dd_tree_remove(out, err);
-    if (status == DD_OK)
-        status = dd_dataset_import(&import, out, report, err);
+        status = dd_dataset_import(&import, dir, report, err);
     if (status != DD_OK && report != NULL)
         report_bad_rows(report, faults);
     free(files);
@@ -151,7 +148,9 @@ static enum dd_status open_dataset(struct dd_local *local, const struct places *
         if (status == DD_OK && access(meta, F_OK) == 0) /* a data set that distilld has made */
             status = dd_path_join(dir, sizeof dir, err, path, NULL);
         else if (status == DD_OK)
-            status = import(local, path, dir, faults, err);
+            status = dd_path_join(dir, sizeof dir, err, local->work_dir, "dataset", NULL);
+        if (status == DD_OK && access(meta, F_OK) != 0)
+            status = dd_local_import(path, dir, faults, err);
     }
     const struct dd_asset asset = {.id = 1, .name = name, .dir = dir, .kind = no_kind};
     if (status == DD_OK)

@@ -14,5 +14,9 @@ struct dd_local {
 enum dd_status dd_local_open(struct dd_local *local, const struct dd_options *options, const char *text,
                              struct dd_faults *faults, struct dd_error *err) DD_MUST_CHECK;
 void dd_local_close(struct dd_local *local);
+/* A file of text, or a directory with train, dev, … files, as a data set in dir, which is made anew each time: the
+ * files may have changed.  Bad rows go into faults. */
+enum dd_status dd_local_import(const char *path, const char *dir, struct dd_faults *faults,
+                               struct dd_error *err) DD_MUST_CHECK;
 
 #endif

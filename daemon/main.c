@@ -27,6 +27,10 @@ static const struct dd_command commands[] = {
      "standard input separates the two texts of a pair.\n",
      1, 1 << 20, dd_predict_command},
     {"inspect", DD_FOR_INSPECT, "MODEL", "show what a model directory or file holds", "", 1, 1, dd_inspect_command},
+    {"prune", DD_FOR_PRUNE, "MODEL", "make a model smaller: only the vocabulary that given texts need",
+     "Its answers to these texts stay the same to the bit. Words of other texts may be cut into smaller pieces or be\n"
+     "unknown: give all the texts there are (dataset, texts or both), and think of keep-characters.\n",
+     1, 1, dd_prune_command},
     {"submit", DD_FOR_CLIENT | DD_FOR_SUBMIT, "SPEC.json | - | FIELD=VALUE…", "queue an experiment on a daemon",
      "For example: distilld submit dataset=milk teacher=milk-teacher layers=3 optimizer.type=sgd optimizer.lr=0.05\n",
      1, 1 << 10, dd_submit_command},

@@ -92,6 +92,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .model_archive = dd_model_archive_op,
         .model_predict = dd_model_predict_op,
         .model_evaluate = dd_model_evaluate_op,
+        .model_prune = dd_model_prune_op,
         .model_delete = dd_model_delete_op,
         .experiment_create = dd_experiment_create_op,
         .experiment_list = dd_experiment_list_op,

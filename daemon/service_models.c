@@ -26,8 +26,8 @@ static cJSON *model_json(const struct dd_asset *asset) {
     return json;
 }
 
-static enum dd_status get_asset(struct dd_daemon *daemon, const char *name, struct dd_asset *ret_asset,
-                                struct dd_error *err) {
+enum dd_status dd_model_asset(struct dd_daemon *daemon, const char *name, struct dd_asset *ret_asset,
+                              struct dd_error *err) {
     enum dd_status status = dd_storage_asset_get(daemon->storage, DD_ASSET_MODEL, name, ret_asset, err);
     if (status != DD_NOT_FOUND)
         return status;
@@ -108,9 +108,8 @@ static enum dd_status resolve_path(const struct dd_daemon *daemon, const char *p
 /* --- creation --------------------------------------------------------------------------------------------------------
  */
 
-/* Reads the whole model, so that what is registered is known to load; makes the row. */
-static enum dd_status record(struct dd_daemon *daemon, const char *name, char *dir, const char *path, bool owned,
-                             cJSON *source, struct dd_error *err) {
+enum dd_status dd_model_record(struct dd_daemon *daemon, const char *name, char *dir, const char *path, bool owned,
+                               int max_length, cJSON *source, struct dd_error *err) {
     struct dd_model *model = NULL;
     enum dd_status status = dd_model_load(path, &model, err);
     if (status != DD_OK) {
@@ -118,7 +117,8 @@ static enum dd_status record(struct dd_daemon *daemon, const char *name, char *d
         return status == DD_NOT_FOUND && owned ? dd_fail(err, DD_INVALID, "model_incomplete", "%s", err->message)
                                                : status;
     }
-    cJSON *info = dd_model_describe(&model->info, DD_MIN(512, model->info.config.max_positions), source);
+    int longest = DD_MIN(max_length > 0 ? max_length : 512, model->info.config.max_positions);
+    cJSON *info = dd_model_describe(&model->info, longest, source);
     DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(info, false);
     DD_CLEANUP(dd_free_ptr) char *copy = dd_strdup(name);
     DD_CLEANUP(dd_free_ptr) char *kind = dd_strdup(model->info.kind == DD_MODEL_CLASSIFIER ? "classifier" : "encoder");
@@ -174,7 +174,7 @@ static enum dd_status create_upload(struct dd_daemon *daemon, const struct dd_ap
     if (status == DD_OK) {
         cJSON *source = cJSON_CreateObject();
         cJSON_AddStringToObject(source, "type", "upload");
-        status = record(daemon, name, relative, path, true, source, err);
+        status = dd_model_record(daemon, name, relative, path, true, 0, source, err);
     }
     if (status != DD_OK) {
         struct dd_error ignored; /* the next start removes it again */
@@ -192,7 +192,30 @@ static enum dd_status create_from_path(struct dd_daemon *daemon, const char *nam
     cJSON *source = cJSON_CreateObject();
     cJSON_AddStringToObject(source, "type", "path");
     cJSON_AddStringToObject(source, "path", path);
-    return record(daemon, name, path, path, false, source, err);
+    return dd_model_record(daemon, name, path, path, false, 0, source, err);
+}
+
+enum dd_status dd_model_name_free(struct dd_daemon *daemon, const char *name, struct dd_error *err) {
+    struct dd_asset asset;
+    enum dd_status status = dd_storage_asset_get(daemon->storage, DD_ASSET_MODEL, name, &asset, err);
+    if (status == DD_OK) {
+        dd_asset_release(&asset);
+        return dd_fail(err, DD_CONFLICT, "name_taken", "there is a model \"%s\" already", name);
+    }
+    return status == DD_NOT_FOUND ? DD_OK : status;
+}
+
+enum dd_status dd_model_answer_created(struct dd_daemon *daemon, const char *name, struct dd_api_result *result,
+                                       struct dd_error *err) {
+    struct dd_asset asset;
+    enum dd_status status = dd_storage_asset_get(daemon->storage, DD_ASSET_MODEL, name, &asset, err);
+    if (status != DD_OK)
+        return status;
+    result->json = model_json(&asset);
+    result->http_status = 201;
+    snprintf(result->location, sizeof result->location, "/api/v1/models/%s", name);
+    dd_asset_release(&asset);
+    return DD_OK;
 }
 
 enum dd_status dd_model_create_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
@@ -210,25 +233,12 @@ enum dd_status dd_model_create_op(void *context, const struct dd_api_call *call,
         dd_faults_add(&problem->faults, "/path", "is required");
         return dd_fail(err, DD_INVALID, "body_invalid", "the model needs a path");
     }
-    struct dd_asset asset;
-    enum dd_status status = dd_storage_asset_get(daemon->storage, DD_ASSET_MODEL, name, &asset, err);
-    if (status == DD_OK) {
-        dd_asset_release(&asset);
-        return dd_fail(err, DD_CONFLICT, "name_taken", "there is a model \"%s\" already", name);
-    }
-    if (status != DD_NOT_FOUND)
+    enum dd_status status = dd_model_name_free(daemon, name, err);
+    if (status != DD_OK)
         return status;
     status = call->body != NULL ? create_from_path(daemon, name, path->valuestring, err)
                                 : create_upload(daemon, call, name, err);
-    if (status == DD_OK)
-        status = dd_storage_asset_get(daemon->storage, DD_ASSET_MODEL, name, &asset, err);
-    if (status != DD_OK)
-        return status;
-    result->json = model_json(&asset);
-    result->http_status = 201;
-    snprintf(result->location, sizeof result->location, "/api/v1/models/%s", name);
-    dd_asset_release(&asset);
-    return DD_OK;
+    return status == DD_OK ? dd_model_answer_created(daemon, name, result, err) : status;
 }
 
 /* --- reading and deletion --------------------------------------------------------------------------------------------
@@ -269,7 +279,7 @@ enum dd_status dd_model_list_op(void *context, const struct dd_api_call *call, s
 enum dd_status dd_model_get_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
                                struct dd_problem *problem) {
     struct dd_asset asset;
-    enum dd_status status = get_asset(context, call->name, &asset, &problem->error);
+    enum dd_status status = dd_model_asset(context, call->name, &asset, &problem->error);
     if (status != DD_OK)
         return status;
     result->json = model_json(&asset);
@@ -283,7 +293,7 @@ enum dd_status dd_model_archive_op(void *context, const struct dd_api_call *call
     struct dd_error *err = &problem->error;
     struct dd_asset asset;
     char path[PATH_MAX], copy[PATH_MAX] = "";
-    enum dd_status status = get_asset(daemon, call->name, &asset, err);
+    enum dd_status status = dd_model_asset(daemon, call->name, &asset, err);
     if (status != DD_OK)
         return status;
     status = dd_asset_path(daemon, &asset, path, err);
@@ -319,7 +329,7 @@ enum dd_status dd_model_delete_op(void *context, const struct dd_api_call *call,
                                   struct dd_problem *problem) {
     struct dd_daemon *daemon = context;
     struct dd_asset gone;
-    enum dd_status status = get_asset(daemon, call->name, &gone, &problem->error);
+    enum dd_status status = dd_model_asset(daemon, call->name, &gone, &problem->error);
     if (status != DD_OK)
         return status;
     dd_asset_release(&gone);

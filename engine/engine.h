@@ -193,6 +193,26 @@ enum dd_status dd_archive_write(const char *dir, const char *root, int fd, const
 enum dd_status dd_archive_extract(const char *archive, const char *dir, uint64_t max_bytes,
                                   struct dd_error *err) DD_MUST_CHECK;
 
+/* --- smaller models (prune.c) ----------------------------------------------------------------------------------- */
+
+/* The vocabulary entries that given texts need.  Begins with the special tokens; grows text by text.  Borrows the
+ * tokenizer; one thread. */
+struct dd_vocab_use;
+enum dd_status dd_vocab_use_new(const struct dd_tokenizer *tokenizer, struct dd_vocab_use **ret_use,
+                                struct dd_error *err) DD_MUST_CHECK;
+void dd_vocab_use_free(struct dd_vocab_use *use);
+void dd_vocab_use_text(struct dd_vocab_use *use, const char *text, size_t bytes);
+/* Every text and pair of every split. */
+enum dd_status dd_vocab_use_dataset(struct dd_vocab_use *use, const struct dd_dataset *dataset,
+                                    const struct dd_cancel *cancel, struct dd_error *err) DD_MUST_CHECK;
+/* And every entry of one ASCII character or ideograph, so that texts not seen here need fewer [UNK]. */
+void dd_vocab_use_characters(struct dd_vocab_use *use);
+/* A copy of model without the other entries and their embeddings.  Logits of those texts, and of all others that need
+ * no other entries, stay the same to the bit.  Errors: DD_INVALID "model_without_vocabulary", "model_is_int8";
+ * DD_NO_MEMORY. */
+enum dd_status dd_model_prune(const struct dd_model *model, const struct dd_vocab_use *use, struct dd_model **ret_model,
+                              struct dd_error *err) DD_MUST_CHECK;
+
 /* --- the report (report.c) -------------------------------------------------------------------------------------- */
 
 struct dd_report_row {

@@ -256,8 +256,10 @@ const struct dd_tokenizer_options *dd_tokenizer_settings(const struct dd_tokeniz
 
 /* --- encoding ---------------------------------------------------------------- */
 
-/* Cuts one word into pieces[DD_WORD_CHARS]; returns their number. */
-static int cut_word(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces) {
+/* The pieces of one word, as far as there are any, into pieces[DD_WORD_CHARS]; returns their number.  *ret_whole: they
+ * make up the word. */
+static int match_word(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces,
+                      bool *ret_whole) {
     int n_pieces = 0;
     int start = 0;
     while (!words->too_long && start < words->count) {
@@ -281,11 +283,19 @@ static int cut_word(const struct dd_tokenizer *tokenizer, const struct dd_words 
         pieces[n_pieces++] = id;
         start += count;
     }
-    if (words->too_long || start < words->count) {
-        pieces[0] = tokenizer->unk;
-        return 1;
-    }
+    *ret_whole = !words->too_long && start >= words->count;
     return n_pieces;
+}
+
+/* Cuts one word into pieces[DD_WORD_CHARS]; returns their number. */
+static int cut_word(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces) {
+    bool whole;
+    int n_pieces = match_word(tokenizer, words, pieces, &whole);
+    if (whole) {
+        return n_pieces;
+    }
+    pieces[0] = tokenizer->unk;
+    return 1;
 }
 
 /* Writes the first `cap` tokens of a text and returns how many it has in all; stops counting above `enough`. */
@@ -308,6 +318,23 @@ static size_t encode_text(const struct dd_tokenizer *tokenizer, const char *text
 
 size_t dd_tokenizer_count(const struct dd_tokenizer *tokenizer, const char *text, size_t bytes) {
     return encode_text(tokenizer, text, bytes, 0, SIZE_MAX, NULL);
+}
+
+void dd_tokenizer_mark(const struct dd_tokenizer *tokenizer, const char *text, size_t bytes, bool *used) {
+    struct dd_words words;
+    dd_words_init(&words, &tokenizer->options, text, bytes);
+    while (dd_words_next(&words)) {
+        int32_t pieces[DD_WORD_CHARS];
+        bool whole;
+        int n_pieces = match_word(tokenizer, &words, pieces, &whole);
+        for (int i = 0; i < n_pieces; i++) {
+            used[pieces[i]] = true;
+        }
+    }
+}
+
+int32_t dd_tokenizer_pad(const struct dd_tokenizer *tokenizer) {
+    return tokenizer->pad;
 }
 
 /* tokenizers' longest-first rule: how much of two texts of n1 and n2 tokens stays within `room`. */

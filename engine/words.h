@@ -33,5 +33,9 @@ bool dd_words_next(struct dd_words *words); /* false: no more words */
 
 /* Tokens of a text, without [CLS] and [SEP] (tokenizer.c). */
 size_t dd_tokenizer_count(const struct dd_tokenizer *tokenizer, const char *text, size_t bytes);
+/* Sets used[id] for every entry that cutting this text takes, also on the way to an [UNK]: a vocabulary of these alone
+ * cuts the text as this one does (head of prune.c). */
+void dd_tokenizer_mark(const struct dd_tokenizer *tokenizer, const char *text, size_t bytes, bool *used);
+int32_t dd_tokenizer_pad(const struct dd_tokenizer *tokenizer);
 
 #endif

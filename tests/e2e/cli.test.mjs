@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import { Daemon, binary, noBinary, run, sha256, sleep, tinyTeacher, topics } from './daemon.mjs';
 
 const skip = noBinary;
-const commands = ['serve', 'run', 'predict', 'inspect', 'submit', 'watch', 'list', 'show', 'version'];
+const commands = ['serve', 'run', 'predict', 'inspect', 'prune', 'submit', 'watch', 'list', 'show', 'version'];
 const dir = mkdtempSync(join(tmpdir(), 'distilld-cli-'));
 test.after(() => rmSync(dir, { recursive: true, force: true }));
 const path = (name) => join(dir, name);
@@ -82,6 +82,18 @@ test('predict and inspect read the model that run wrote', { skip }, async () => 
   writeFileSync(path('trash.safetensors'), Buffer.alloc(100, 1));
   const trash = await run(['inspect', path('trash.safetensors')]);
   assert.ok([65, 66].includes(trash.code), trash.stderr);
+});
+
+test('prune keeps the answers and says what was saved', { skip }, async () => {
+  const pruned = await run(['prune', path('whole'), '--dataset', path('dev.tsv'), '--texts', path('train.tsv'), '--out', path('pruned')]);
+  assert.equal(pruned.code, 0, pruned.stderr);
+  assert.match(pruned.stdout, /vocabulary +\d+ -> \d+\n/);
+  const input = readFileSync(path('dev.tsv'), 'utf8').split('\n').map((line) => line.split('\t')[0]).join('\n');
+  const answer = async (model) => (await run(['predict', path(model), '--json'], { input })).stdout;
+  assert.equal(await answer('pruned'), await answer('whole'));
+  assert.equal((await run(['prune', path('whole')])).code, 64);
+  assert.equal((await run(['prune', path('nothing'), '--texts', path('dev.tsv')])).code, 66);
+  assert.equal((await run(['prune', path('whole'), '--texts', path('nothing')])).code, 66);
 });
 
 test('submit, list, show and watch talk to a daemon', { skip, timeout: 120_000 }, async (t) => {

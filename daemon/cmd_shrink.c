@@ -1,0 +1,147 @@
+/* distilld prune: a smaller model from a model directory, without a daemon.
+ * Threads: main only.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/command.h"
+#include "daemon/local.h"
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash != NULL && slash[1] != '\0' ? slash + 1 : path;
+}
+
+/* --out, or "./MODEL-suffix". */
+static enum dd_status out_dir(const struct dd_options *options, const char *model, const char *suffix,
+                              char out[PATH_MAX], struct dd_error *err) {
+    char name[PATH_MAX], real[PATH_MAX];
+    if (options->out != NULL)
+        return dd_path_join(out, PATH_MAX, err, options->out, NULL);
+    if (realpath(model, real) == NULL)
+        return dd_fail_errno(err, errno, "%s", model);
+    if (snprintf(name, sizeof name, "%s-%s", base_name(real), suffix) >= (int)sizeof name)
+        return dd_fail(err, DD_INVALID, "path_too_long", "the model's path is too long");
+    return dd_path_join(out, PATH_MAX, err, ".", name, NULL);
+}
+
+/* A data set of a data directory as it is; text files imported into a directory that is gone when they have been read.
+ */
+static enum dd_status use_dataset(struct dd_vocab_use *use, const char *path, struct dd_error *err) {
+    char meta[PATH_MAX], temporary[64] = "/tmp/distilld-prune-XXXXXX", dir[PATH_MAX];
+    struct dd_dataset *dataset = NULL;
+    struct dd_faults faults;
+    enum dd_status status = dd_path_join(meta, sizeof meta, err, path, "meta.json", NULL);
+    if (status != DD_OK)
+        return status;
+    bool ready = access(meta, F_OK) == 0;
+    if (!ready && mkdtemp(temporary) == NULL)
+        return dd_fail_errno(err, errno, "%s", temporary);
+    dd_faults_init(&faults);
+    status = dd_path_join(dir, sizeof dir, err, ready ? path : temporary, ready ? NULL : "dataset", NULL);
+    if (status == DD_OK && !ready)
+        status = dd_local_import(path, dir, &faults, err);
+    if (status == DD_OK)
+        status = dd_dataset_open(dir, &dataset, err);
+    if (status == DD_OK)
+        status = dd_vocab_use_dataset(use, dataset, NULL, err);
+    dd_dataset_free(dataset);
+    if (!ready) {
+        struct dd_error ignored; /* what is left lies in /tmp */
+        (void)!dd_tree_remove(temporary, &ignored);
+    }
+    dd_report_faults(&faults);
+    dd_faults_release(&faults);
+    return status;
+}
+
+static enum dd_status use_texts(struct dd_vocab_use *use, const char *path, struct dd_error *err) {
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return dd_fail_errno(err, errno, "%s", path);
+    char *line = NULL;
+    size_t cap = 0;
+    for (ssize_t length; (length = getline(&line, &cap, file)) >= 0;)
+        dd_vocab_use_text(use, line, (size_t)length); /* a tab is a space to the tokenizer: both texts of a pair */
+    enum dd_status status = ferror(file) ? dd_fail_errno(err, errno, "%s", path) : DD_OK;
+    free(line);
+    fclose(file);
+    return status;
+}
+
+static enum dd_status collect_use(const struct dd_options *options, const struct dd_model *model,
+                                  struct dd_vocab_use **ret_use, struct dd_error *err) {
+    if (options->dataset == NULL && options->texts == NULL)
+        return dd_fail(err, DD_INVALID, "usage", "prune needs the texts: --dataset PATH, --texts FILE or both");
+    if (model->tokenizer == NULL)
+        return dd_fail(err, DD_INVALID, "model_without_vocabulary", "the model has no vocab.txt to prune");
+    struct dd_vocab_use *use = NULL;
+    enum dd_status status = dd_vocab_use_new(model->tokenizer, &use, err);
+    if (status == DD_OK && options->dataset != NULL)
+        status = use_dataset(use, options->dataset, err);
+    if (status == DD_OK && options->texts != NULL)
+        status = use_texts(use, options->texts, err);
+    if (status != DD_OK) {
+        dd_vocab_use_free(use);
+        return status;
+    }
+    if (options->keep_characters)
+        dd_vocab_use_characters(use);
+    *ret_use = use;
+    return DD_OK;
+}
+
+static void print_sizes(const cJSON *source, const char *dir) {
+    static const struct {
+        const char *title, *field;
+    } rows[] = {{"vocabulary", "tokens"}, {"parameters", "parameters"}, {"bytes", "bytes"}};
+    const cJSON *before = cJSON_GetObjectItemCaseSensitive(source, "before");
+    const cJSON *after = cJSON_GetObjectItemCaseSensitive(source, "after");
+    for (size_t i = 0; i < DD_ARRAY_LEN(rows); i++)
+        printf("%-12s %12.0f -> %.0f\n", rows[i].title,
+               cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(before, rows[i].field)),
+               cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(after, rows[i].field)));
+    printf("saved in %s\n", dir);
+}
+
+static enum dd_status save(const struct dd_model *made, const struct dd_model *from, const char *path, cJSON *source,
+                           const char *dir, struct dd_error *err) {
+    DD_CLEANUP(dd_free_ptr) char *card = NULL;
+    enum dd_status status = dd_card_read(path, &card, err);
+    if (status == DD_OK)
+        status = dd_shrink_save(made, from, card, source, dir, err);
+    if (status == DD_OK)
+        print_sizes(source, dir);
+    return status;
+}
+
+int dd_prune_command(const struct dd_options *options, const char *const *args) {
+    struct dd_error err = {0};
+    struct dd_model *model = NULL, *made = NULL;
+    struct dd_vocab_use *use = NULL;
+    char dir[PATH_MAX];
+    cJSON *source = cJSON_CreateObject();
+    cJSON_AddStringToObject(source, "type", "pruned");
+    cJSON_AddStringToObject(source, "model", base_name(args[0]));
+    cJSON_AddBoolToObject(source, "keep_characters", options->keep_characters);
+    if (options->dataset != NULL && options->texts == NULL)
+        cJSON_AddStringToObject(source, "dataset", base_name(options->dataset));
+    enum dd_status status = dd_model_load(args[0], &model, &err);
+    if (status == DD_OK)
+        status = out_dir(options, args[0], "pruned", dir, &err);
+    if (status == DD_OK)
+        status = collect_use(options, model, &use, &err);
+    if (status == DD_OK)
+        status = dd_model_prune(model, use, &made, &err);
+    if (status == DD_OK)
+        status = save(made, model, args[0], source, dir, &err);
+    dd_vocab_use_free(use);
+    dd_model_free(made);
+    dd_model_free(model);
+    cJSON_Delete(source);
+    return status == DD_OK ? 0 : dd_report_error(&err);
+}
