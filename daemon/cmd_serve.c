@@ -136,6 +136,8 @@ static enum dd_status start(struct dd_daemon *daemon, const char *listen, struct
     enum dd_status status = open_storage(daemon, err);
     if (status == DD_OK)
         status = dd_pool_new(daemon->n_threads, &daemon->pool, err);
+    if (status == DD_OK)
+        dd_pool_give_way(daemon->pool);
     if (status == DD_OK &&
         (daemon->loaded = dd_loaded_cache_new(daemon->memory_limit_bytes / MODEL_CACHE_SHARE)) == NULL)
         status = dd_fail_memory(err, 0);

@@ -319,6 +319,7 @@ static bool next_job(struct dd_workers *workers, struct dd_job *job) {
 static void *worker_main(void *argument) {
     struct dd_job *job = argument;
     struct dd_workers *workers = job->daemon->workers;
+    dd_thread_give_way();
     while (next_job(workers, job)) {
         int64_t id = job->id;
         run_job(workers, job);

@@ -17,6 +17,9 @@ struct dd_team;
 enum dd_status dd_pool_new(int threads, struct dd_pool **ret_pool, struct dd_error *err) DD_MUST_CHECK;
 void dd_pool_free(struct dd_pool *pool); /* after every team has left */
 int dd_pool_threads(const struct dd_pool *pool);
+/* Computing gives way to threads that answer people: the calling thread's nice value rises by 5, for good. */
+void dd_thread_give_way(void);
+void dd_pool_give_way(struct dd_pool *pool); /* the same of every helper, from its next job on */
 enum dd_status dd_team_join(struct dd_pool *pool, struct dd_team **ret_team, struct dd_error *err) DD_MUST_CHECK;
 void dd_team_leave(struct dd_team *team);
 void dd_team_step(struct dd_team *team); /* the place where cores change hands */

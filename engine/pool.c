@@ -29,7 +29,8 @@
 
 #define MAX_THREADS 1024
 #define MAX_TEAMS 1024
-#define SPINS 1500 /* × pause, some 20 to 60 µs */
+#define NICE_STEP 5 /* a third of the others' weight, where all want the same core */
+#define SPINS 1500  /* × pause, some 20 to 60 µs */
 
 #define GATE_INSIDE 0xffffu
 #define GATE_OPEN 0x10000u
@@ -60,6 +61,7 @@ struct dd_pool {
     int threads, n_started;
     struct helper *helpers; /* [threads - 1] */
     atomic_bool stop;
+    atomic_bool gives_way;
     pthread_mutex_t lock;
     struct dd_team *teams; /* [MAX_TEAMS] */
     struct helper **owned; /* [MAX_TEAMS, threads - 1]: the teams' helper lists */
@@ -125,11 +127,25 @@ static void wait_signal(struct helper *helper, unsigned seen) {
     atomic_store_explicit(&helper->asleep, false, memory_order_relaxed);
 }
 
+void dd_thread_give_way(void) {
+    int ignored = nice(NICE_STEP); /* of this thread alone, in Linux; where it is refused nothing is lost */
+    (void)ignored;
+}
+
+void dd_pool_give_way(struct dd_pool *pool) {
+    atomic_store_explicit(&pool->gives_way, true, memory_order_relaxed);
+}
+
 static void *helper_main(void *argument) {
     struct helper *helper = argument;
     own_lane = helper->lane;
     unsigned seen = 0;
+    bool gave_way = false;
     while (!atomic_load_explicit(&helper->pool->stop, memory_order_relaxed)) {
+        if (!gave_way && atomic_load_explicit(&helper->pool->gives_way, memory_order_relaxed)) {
+            gave_way = true;
+            dd_thread_give_way();
+        }
         struct dd_team *team = atomic_load_explicit(&helper->team, memory_order_acquire);
         if (team != NULL) {
             help(team);
