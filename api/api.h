@@ -19,8 +19,6 @@ struct dd_api_config {
     const char *listen; /* "127.0.0.1:8080", "[::1]:8080", "0.0.0.0:80"; port 0 = any free one */
     const char *const
         *hosts; /* further Host names accepted, NULL-terminated; loopback names and the listen address always are */
-    const char *token_sha256; /* hex of the SHA-256 of the bearer token; NULL = no token (loopback only, checked by the
-                                 daemon) */
     const char *tls_cert, *tls_key; /* PEM paths; NULL = plain HTTP */
     const char *upload_dir;         /* where uploads stream to; emptied at start */
     size_t max_json_bytes;          /* 0 = 1 MiB */
@@ -28,6 +26,22 @@ struct dd_api_config {
     int max_connections;            /* 0 = 1,100 */
     int max_event_readers;          /* 0 = 256 */
     int request_threads;            /* 0 = 4 */
+};
+
+/* A token: what it is called in the log, what it may do, and the hash of its secret, never the secret. */
+enum dd_scope {
+    DD_SCOPE_READ = 0, /* look at everything, ask models; change nothing */
+    DD_SCOPE_FULL,
+};
+struct dd_api_token {
+    char name[65];
+    enum dd_scope scope;
+    uint8_t sha256[DD_SHA256_BYTES];
+};
+struct dd_api_tokens {
+    bool required; /* false: who reaches the port may do everything */
+    struct dd_api_token *items;
+    size_t count;
 };
 
 /* A request as an operation sees it: already authorised, decoded, and its parameters checked against the route's table.
@@ -96,6 +110,10 @@ struct dd_api_ops {
     dd_api_fn *sweep_create, *sweep_list, *sweep_get,
         *sweep_cancel; /* NULL: not built in, no route, not in openapi.json */
     dd_api_fn *system, *ready, *metrics_text;
+    /* The tokens that count now, when they are others than at the last call; false when they are the same.  The api
+     * owns the items then (free).  Called before each check of a token, from one thread at a time, so it must be quick.
+     * NULL: no token is ever needed. */
+    bool (*tokens)(void *daemon, struct dd_api_tokens *ret_tokens);
     /* Idempotency-Key store.  get: DD_NOT_FOUND when new. Strings of get are owned by the caller (free). */
     enum dd_status (*idempotent_get)(void *daemon, const char *key, char **ret_request_hash, int *ret_status,
                                      char **ret_location, char **ret_body, struct dd_error *err);

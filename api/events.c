@@ -460,13 +460,23 @@ int64_t dd_events_tick(struct dd_events *events, int64_t now_us) {
     return next_us;
 }
 
-void dd_events_stop(struct dd_events *events) {
-    pthread_mutex_lock(&events->lock);
-    events->stopped = true;
+static void end_all(struct dd_events *events) {
     for (struct reader *r = events->readers; r != NULL; r = r->next_reader) {
         r->ending = true;
         wake(r);
     }
+}
+
+void dd_events_end_all(struct dd_events *events) {
+    pthread_mutex_lock(&events->lock);
+    end_all(events);
+    pthread_mutex_unlock(&events->lock);
+}
+
+void dd_events_stop(struct dd_events *events) {
+    pthread_mutex_lock(&events->lock);
+    events->stopped = true;
+    end_all(events);
     pthread_mutex_unlock(&events->lock);
 }
 

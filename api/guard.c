@@ -1,6 +1,6 @@
 /* Who may ask what: Host (DNS rebinding), Origin and Sec-Fetch-Site (cross-site requests), the bearer token, and the
  * framing, type and size of the body.  Loopback is no boundary: any page in the user's browser can reach it, so these
- * checks hold without a token as well.
+ * checks hold without a token as well.  Tokens and sessions themselves are kept by access.c.
  *
  * HTTP thread.
  */
@@ -16,9 +16,9 @@
 
 #define MAX_EMPTY_BODY (64u << 10) /* read and thrown away where a call takes no body */
 
-static void join(struct dd_buffer *buffer, const char *value) {
+static void join(struct dd_buffer *buffer, const char *between, const char *value) {
     if (buffer->len > 0) {
-        dd_buffer_puts(buffer, ", ");
+        dd_buffer_puts(buffer, between);
     }
     dd_buffer_puts(buffer, value);
 }
@@ -58,13 +58,15 @@ static enum MHD_Result read_header(void *context, enum MHD_ValueKind kind, const
     } else if (strcasecmp(key, "Last-Event-ID") == 0) {
         once(&h->last_event_id, NULL, value);
     } else if (strcasecmp(key, "Accept") == 0) {
-        join(&h->accept, value);
+        join(&h->accept, ", ", value);
     } else if (strcasecmp(key, "Accept-Encoding") == 0) {
-        join(&h->accept_encoding, value);
+        join(&h->accept_encoding, ", ", value);
     } else if (strcasecmp(key, "If-None-Match") == 0) {
-        join(&h->if_none_match, value);
+        join(&h->if_none_match, ", ", value);
     } else if (strcasecmp(key, "Expect") == 0) {
-        join(&h->expect, value);
+        join(&h->expect, ", ", value);
+    } else if (strcasecmp(key, "Cookie") == 0) {
+        join(&h->cookie, "; ", value);
     }
     return MHD_YES;
 }
@@ -75,6 +77,7 @@ void dd_headers_read(struct dd_request *request) {
     dd_buffer_init(&h->accept_encoding, 8192);
     dd_buffer_init(&h->if_none_match, 32768);
     dd_buffer_init(&h->expect, 256);
+    dd_buffer_init(&h->cookie, 16384);
     (void)MHD_get_connection_values(request->connection, MHD_HEADER_KIND, read_header, h);
 }
 
@@ -83,6 +86,7 @@ void dd_headers_release(struct dd_headers *headers) {
     dd_buffer_release(&headers->accept_encoding);
     dd_buffer_release(&headers->if_none_match);
     dd_buffer_release(&headers->expect);
+    dd_buffer_release(&headers->cookie);
 }
 
 /* --- Host --------------------------------------------------------------------------------------------------------- */
@@ -192,7 +196,7 @@ static enum dd_status check_host(struct dd_request *request) {
 /* --- Origin ------------------------------------------------------------------------------------------------------- */
 
 /* Same host and port; a missing port is the scheme's. */
-static bool same_origin(const char *origin, const char *authority) {
+bool dd_is_same_origin(const char *origin, const char *authority) {
     const char *default_port = "80";
     if (strncasecmp(origin, "https://", 8) == 0) {
         origin += 8;
@@ -225,7 +229,7 @@ enum dd_status dd_guard_origin(struct dd_request *request) {
     if (safe && !dd_is_api_path(request->path)) {
         return DD_OK;
     }
-    if (h->n_origin > 1 || (h->origin != NULL && !same_origin(h->origin, h->host))) {
+    if (h->n_origin > 1 || (h->origin != NULL && !dd_is_same_origin(h->origin, h->host))) {
         return dd_request_fail(request, DD_FORBIDDEN, "origin_foreign",
                                "this request comes from a page of another origin; Origin must match Host");
     }
@@ -237,31 +241,86 @@ enum dd_status dd_guard_origin(struct dd_request *request) {
     return DD_OK;
 }
 
-/* --- token -------------------------------------------------------------------------------------------------------- */
+/* --- token and session ------------------------------------------------------------------------------------------- */
 
-/* The one place that decides who is asking.  A browser's session cookie will be looked at here too. */
-static bool authenticated(const struct dd_request *request) {
-    const struct dd_headers *h = &request->headers;
-    if (h->n_authorization != 1 || strncasecmp(h->authorization, "Bearer ", 7) != 0) {
-        return false;
+static bool is_safe(const struct dd_request *request) {
+    return strcmp(request->method, "GET") == 0 || request->head || strcmp(request->method, "OPTIONS") == 0;
+}
+
+bool dd_guard_cookies(struct dd_request *request, bool (*use)(struct dd_request *request, const char *value)) {
+    char name[32], value[DD_COOKIE_BYTES];
+    dd_session_cookie_name(request->api, name);
+    size_t name_len = strlen(name);
+    for (const char *at = request->headers.cookie.data; *at != '\0'; at += strcspn(at, ";"), at += *at == ';') {
+        at += strspn(at, " \t");
+        size_t len = strcspn(at, ";");
+        if (len != name_len + DD_COOKIE_BYTES || strncmp(at, name, name_len) != 0 || at[name_len] != '=') {
+            continue;
+        }
+        memcpy(value, at + name_len + 1, DD_COOKIE_BYTES - 1);
+        value[DD_COOKIE_BYTES - 1] = '\0';
+        if (use(request, value)) {
+            return true;
+        }
     }
-    const char *token = h->authorization + 7;
-    token += strspn(token, " ");
-    uint8_t digest[DD_SHA256_BYTES];
-    char hex[DD_SHA256_HEX_BYTES];
-    dd_sha256_bytes(token, strlen(token), digest);
-    dd_hex(digest, sizeof digest, hex);
-    return dd_equal_constant_time(hex, request->api->config.token_sha256, DD_SHA256_HEX_BYTES - 1);
+    return false;
+}
+
+static bool is_session(struct dd_request *request, const char *cookie) {
+    return dd_access_session(request->api->access, cookie, dd_clock_wall_ms(), &request->identity);
+}
+
+/* A browser sends the cookie whoever made it ask.  SameSite keeps other sites from that, but pages on another port of
+ * this host are the same site: what changes something must prove that it comes from our own pages. */
+static enum dd_status check_cookie_use(struct dd_request *request) {
+    const struct dd_headers *h = &request->headers;
+    const char *site = h->sec_fetch_site;
+    if (site != NULL && strcasecmp(site, "same-site") == 0) {
+        return dd_request_fail(request, DD_FORBIDDEN, "cross_site", "this request comes from a page of another origin");
+    }
+    if (is_safe(request) || h->origin != NULL || (site != NULL && strcasecmp(site, "same-origin") == 0)) {
+        return DD_OK; /* that Origin is ours was checked before */
+    }
+    return dd_request_fail(request, DD_FORBIDDEN, "origin_missing",
+                           "a request with a session's cookie must have the Origin or Sec-Fetch-Site header that "
+                           "browsers send; other programs send the token as \"Authorization: Bearer …\"");
+}
+
+/* Anybody may try to sign in, and learns no more from it than from sending the token. */
+static bool is_sign_in(const struct dd_request *request) {
+    return strcmp(request->path, DD_API_PREFIX "/session") == 0 && strcmp(request->method, "POST") == 0;
 }
 
 enum dd_status dd_guard_token(struct dd_request *request) {
-    if (request->api->config.token_sha256 == NULL || !dd_is_api_path(request->path) || authenticated(request)) {
+    struct dd_access *access = request->api->access;
+    const struct dd_headers *h = &request->headers;
+    if (!dd_is_api_path(request->path) || !dd_access_required(access) || is_sign_in(request)) {
         return DD_OK;
     }
-    bool given = request->headers.n_authorization > 0;
-    return dd_request_fail(request, DD_UNAUTHORIZED, given ? "token_wrong" : "token_missing",
-                           given ? "the bearer token is not valid here"
-                                 : "send the token as \"Authorization: Bearer …\"");
+    if (h->n_authorization > 0) {
+        const char *token = h->n_authorization == 1 && strncasecmp(h->authorization, "Bearer ", 7) == 0
+                                ? h->authorization + 7 + strspn(h->authorization + 7, " ")
+                                : "";
+        return dd_access_token(access, token, &request->identity)
+                   ? DD_OK
+                   : dd_request_fail(request, DD_UNAUTHORIZED, "token_wrong", "the bearer token is not valid here");
+    }
+    if (dd_guard_cookies(request, is_session)) {
+        return check_cookie_use(request);
+    }
+    return dd_request_fail(request, DD_UNAUTHORIZED, "token_missing",
+                           "send the token as \"Authorization: Bearer …\", or sign in");
+}
+
+enum dd_status dd_guard_scope(struct dd_request *request) {
+    const struct dd_identity *identity = &request->identity;
+    bool own_session = request->route->builtin == DD_BUILTIN_SESSION;
+    if (!identity->known || identity->scope == DD_SCOPE_FULL || is_safe(request) || own_session ||
+        (request->route->flags & DD_ROUTE_QUESTION)) {
+        return DD_OK;
+    }
+    return dd_request_fail(request, DD_FORBIDDEN, "token_read_only",
+                           "the token %s may only read; this needs one with the scope full", identity->name);
 }
 
 void dd_peer_text(const struct dd_request *request, char out[DD_PEER_TEXT_BYTES]) {

@@ -114,6 +114,14 @@ struct dd_headers { /* what we read of the request's; pointers live as long as t
     unsigned n_host, n_origin, n_content_length, n_content_type, n_idempotency_key, n_authorization;
     bool malformed;                                                  /* a line without a proper name */
     struct dd_buffer accept, accept_encoding, if_none_match, expect; /* repeated lines joined with ", " */
+    struct dd_buffer cookie;                                         /* joined with "; " */
+};
+
+struct dd_identity { /* who is asking */
+    bool known;      /* false: no token is needed here, everybody may do everything */
+    char name[65];   /* of the token */
+    enum dd_scope scope;
+    int64_t expires_ms; /* of the session; 0: the token itself was sent */
 };
 
 enum dd_phase {
@@ -134,6 +142,7 @@ struct dd_request {
     const char *authority; /* of an absolute-form target; NULL */
     bool head, overlong;
     struct dd_headers headers;
+    struct dd_identity identity;
     const struct dd_route *route;
     struct dd_captures captures;
     struct dd_params params;
@@ -177,6 +186,7 @@ struct dd_api {
     char *openapi, *openapi_pretty; /* rendered once */
     struct dd_jobs *jobs;
     struct dd_events *events;
+    struct dd_access *access;
     pthread_mutex_t claims_lock;
     struct dd_request *claims; /* Idempotency-Keys whose requests run now; under claims_lock */
     pthread_t timer;
@@ -208,14 +218,43 @@ void dd_headers_read(struct dd_request *request);
 void dd_headers_release(struct dd_headers *headers);
 /* Host, Origin, Sec-Fetch-Site.  Before anything else. */
 enum dd_status dd_guard_origin(struct dd_request *request) DD_MUST_CHECK;
-/* The token, where one is configured and the path needs it. */
+/* The token or the session, where they are required and the path needs them.  Fills request->identity. */
 enum dd_status dd_guard_token(struct dd_request *request) DD_MUST_CHECK;
+/* Whether the token's scope covers the route. */
+enum dd_status dd_guard_scope(struct dd_request *request) DD_MUST_CHECK;
+/* Calls use with each value that the request's session cookie has (other pages of this host may have set one of the
+ * same name) until it says true. */
+bool dd_guard_cookies(struct dd_request *request, bool (*use)(struct dd_request *request, const char *value));
+bool dd_is_same_origin(const char *origin, const char *authority);
 /* Content-Type, Content-Length, Transfer-Encoding against the route. Sets body_limit. */
 enum dd_status dd_guard_body(struct dd_request *request, bool *ret_has_body) DD_MUST_CHECK;
 bool dd_is_api_path(const char *path); /* needs the token */
 /* Address of who is asking, "?" when there is none. */
 #define DD_PEER_TEXT_BYTES INET6_ADDRSTRLEN
 void dd_peer_text(const struct dd_request *request, char out[DD_PEER_TEXT_BYTES]);
+
+/* --- access (access.c, session.c) -----------------------------------------------------------------------------------
+ */
+
+#define DD_SESSION_SECONDS (7 * 24 * 3600)
+#define DD_COOKIE_BYTES (2 * DD_SHA256_BYTES + 1)
+
+struct dd_access; /* tokens and sessions; any thread */
+enum dd_status dd_access_new(const struct dd_api_ops *ops, struct dd_access **ret_access,
+                             struct dd_error *err) DD_MUST_CHECK; /* ops must outlive it */
+void dd_access_free(struct dd_access *access);
+bool dd_access_required(struct dd_access *access); /* looks first whether the tokens have changed */
+bool dd_access_token(struct dd_access *access, const char *secret, struct dd_identity *ret_identity);
+bool dd_access_session(struct dd_access *access, const char *cookie, int64_t now_ms, struct dd_identity *ret_identity);
+/* A new session for the token; DD_UNAUTHORIZED when there is no such. */
+enum dd_status dd_access_sign_in(struct dd_access *access, const char *secret, int64_t now_ms,
+                                 char ret_cookie[DD_COOKIE_BYTES], struct dd_identity *ret_identity,
+                                 struct dd_error *err) DD_MUST_CHECK;
+void dd_access_sign_out(struct dd_access *access, const char *cookie);
+/* Ends what is too old; true when anything has ended since the last call: streams opened with it must end too. */
+bool dd_access_tick(struct dd_access *access, int64_t now_ms);
+void dd_session_cookie_name(const struct dd_api *api, char out[32]);
+void dd_session_run(struct dd_request *request); /* GET, POST and DELETE of /session: makes the answer */
 
 /* --- answers (answer.c, problem.c, pages.c) ------------------------------------------------------------------------
  */
@@ -276,7 +315,8 @@ void dd_events_answer(struct dd_events *events, struct dd_request *request, int6
                       const struct dd_events_filter *filter, const char *last_event_id);
 /* Heartbeats, held-back steps, gone clients.  Returns when it wants to be called next (mono µs). */
 int64_t dd_events_tick(struct dd_events *events, int64_t now_us);
-void dd_events_stop(struct dd_events *events); /* ends all streams, takes no more */
+void dd_events_stop(struct dd_events *events);    /* ends all streams, takes no more */
+void dd_events_end_all(struct dd_events *events); /* ends all streams; who may come back does */
 int dd_events_readers(struct dd_events *events);
 uint64_t dd_events_bytes_sent(const struct dd_events *events);
 

@@ -190,6 +190,9 @@ static enum dd_status check_head(struct dd_request *request, bool *ret_has_body)
         return status;
     }
     status = find_route(request);
+    if (status == DD_OK && request->route != NULL) {
+        status = dd_guard_scope(request);
+    }
     if (status != DD_OK) {
         return status;
     }
@@ -228,9 +231,10 @@ static void log_answer(const struct dd_request *request) {
     dd_log(request->status >= 500 ? DD_LOG_WARNING
            : safe && !refused     ? DD_LOG_DEBUG
                                   : DD_LOG_INFO,
-           "http", "%s %s %.15s %.300s %d %.1f ms %s%.47s", request->id, peer, request->method, request->uri,
+           "http", "%s %s %.15s %.300s %d %.1f ms %s%.47s%s%s%s", request->id, peer, request->method, request->uri,
            request->status, (double)(dd_clock_mono_us() - request->started_us) / 1000, request->failed ? "" : "ok",
-           request->failed ? request->problem.error.code : "");
+           request->failed ? request->problem.error.code : "", request->identity.known ? " token=" : "",
+           request->identity.name, request->identity.expires_ms != 0 ? " session" : "");
 }
 
 static enum MHD_Result send_answer(struct dd_request *request) {
@@ -490,6 +494,9 @@ static void run_here(struct dd_request *request) {
     }
     case DD_BUILTIN_EVENTS:
         run_events(request);
+        break;
+    case DD_BUILTIN_SESSION:
+        dd_session_run(request);
         break;
     case DD_BUILTIN_NONE:
         dd_request_run(request);

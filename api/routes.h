@@ -48,9 +48,10 @@ enum dd_route_flags {
     DD_ROUTE_OPEN = 1u << 11,        /* needs no token */
     DD_ROUTE_NO_CACHE = 1u << 12,    /* changes with every look: no ETag */
     DD_ROUTE_SWEEP = 1u << 13,       /* the JSON is a sweep over specs, checked by the operation */
+    DD_ROUTE_QUESTION = 1u << 14,    /* a POST that changes nothing: a read-only token may ask */
 };
 
-enum dd_builtin { DD_BUILTIN_NONE = 0, DD_BUILTIN_OPENAPI, DD_BUILTIN_EVENTS, DD_BUILTIN_HEALTH };
+enum dd_builtin { DD_BUILTIN_NONE = 0, DD_BUILTIN_OPENAPI, DD_BUILTIN_EVENTS, DD_BUILTIN_HEALTH, DD_BUILTIN_SESSION };
 
 struct dd_route {
     enum dd_method method;

@@ -22,6 +22,7 @@ struct schema {
 static const struct schema schemas[] = {
     {"Object", ""},
     {"Health", "status:str"},
+    {"Session", "required!:bool name!:str? scope!:str expires_at!:time?"},
     {"Fault", "pointer!:str detail!:str"},
     {"Problem", "type!:str title!:str status!:int code!:str detail!:str request_id!:str errors:[Fault] "
                 "errors_total:int allowed_actions:[str]"},

@@ -92,7 +92,6 @@ static enum dd_status copy_config(struct dd_api *api, const struct dd_api_config
     *own = *config;
     own->listen = dd_strdup(config->listen);
     own->upload_dir = dd_strdup(config->upload_dir);
-    own->token_sha256 = dd_strdup(config->token_sha256);
     own->tls_cert = own->tls_key = NULL;
     own->hosts = NULL;
     own->max_json_bytes = config->max_json_bytes != 0 ? config->max_json_bytes : (size_t)1 << 20;
@@ -105,18 +104,13 @@ static enum dd_status copy_config(struct dd_api *api, const struct dd_api_config
         count++;
     }
     api->hosts = dd_calloc(count + 1, sizeof *api->hosts);
-    bool whole = own->listen != NULL && own->upload_dir != NULL && api->hosts != NULL &&
-                 (own->token_sha256 != NULL) == (config->token_sha256 != NULL);
+    bool whole = own->listen != NULL && own->upload_dir != NULL && api->hosts != NULL;
     for (size_t i = 0; i < count && whole; i++) {
         api->hosts[i] = dd_strdup(config->hosts[i]);
         whole = api->hosts[i] != NULL;
     }
     if (!whole) {
         return dd_fail_memory(err, sizeof *api);
-    }
-    if (own->token_sha256 != NULL && (strlen(own->token_sha256) != DD_SHA256_HEX_BYTES - 1 ||
-                                      strspn(own->token_sha256, "0123456789abcdef") != DD_SHA256_HEX_BYTES - 1)) {
-        return dd_fail(err, DD_INVALID, "token_invalid", "the token's hash must be 64 lower-case hex digits");
     }
     return DD_OK;
 }
@@ -162,6 +156,9 @@ static void *timer_thread(void *context) {
         pthread_mutex_unlock(&api->timer_lock);
         int64_t next_us = dd_events_tick(api->events, dd_clock_mono_us());
         dd_jobs_tick(api->jobs);
+        if (dd_access_tick(api->access, dd_clock_wall_ms())) {
+            dd_events_end_all(api->events);
+        }
         pthread_mutex_lock(&api->timer_lock);
         int64_t wait_us = DD_MAX(next_us - dd_clock_mono_us(), 1000);
         struct timespec until;
@@ -260,6 +257,7 @@ static enum dd_status render_openapi(struct dd_api *api, struct dd_error *err) {
 static void free_api(struct dd_api *api) {
     dd_jobs_free(api->jobs);
     dd_events_free(api->events);
+    dd_access_free(api->access);
     dd_close_fd(&api->listen_fd);
     for (char **host = api->hosts; host != NULL && *host != NULL; host++) {
         free(*host);
@@ -267,7 +265,6 @@ static void free_api(struct dd_api *api) {
     free(api->hosts);
     dd_free_ptr(&api->config.listen);
     dd_free_ptr(&api->config.upload_dir);
-    dd_free_ptr(&api->config.token_sha256);
     free(api->tls_cert_pem);
     free(api->tls_key_pem);
     free(api->openapi);
@@ -307,6 +304,7 @@ enum dd_status dd_api_start(const struct dd_api_config *config, const struct dd_
     status = status == DD_OK ? empty_upload_dir(config->upload_dir, err) : status;
     status = status == DD_OK ? render_openapi(api, err) : status;
     status = status == DD_OK ? open_socket(api, err) : status;
+    status = status == DD_OK ? dd_access_new(&api->ops, &api->access, err) : status;
     status = status == DD_OK ? dd_events_new(api->boot, api->config.max_event_readers, &api->events, err) : status;
     status = status == DD_OK ? dd_jobs_new(api->config.request_threads, &api->jobs, err) : status;
     status = status == DD_OK ? start_timer(api, err) : status;

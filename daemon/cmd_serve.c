@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,46 +33,14 @@ static void log_setup(const struct dd_options *options) {
     dd_log_configure(level, chosen, STDERR_FILENO);
 }
 
-/* --- the token
- * -------------------------------------------------------------------------------------------------------- */
-
-static bool is_loopback(const char *listen) {
-    return strncmp(listen, "127.", 4) == 0 || strncmp(listen, "localhost:", 10) == 0 ||
-           strncmp(listen, "[::1]:", 6) == 0;
-}
-
-/* Only the hash is kept in memory. */
-static enum dd_status read_token(const char *path, char hex[DD_SHA256_HEX_BYTES], struct dd_error *err) {
-    DD_CLEANUP(dd_free_ptr) char *text = NULL;
-    size_t length;
-    struct stat info;
-    enum dd_status status = dd_file_read(path, 4096, &text, &length, err);
-    if (status != DD_OK)
-        return dd_error_prefix(err, "the token file");
-    size_t token = strcspn(text, "\r\n");
-    if (token < 16)
-        return dd_fail(err, DD_INVALID, "config_invalid",
-                       "%s: the token must have at least 16 characters; `openssl rand -hex 32` makes one", path);
-    if (stat(path, &info) == 0 && (info.st_mode & 0077) != 0)
-        dd_log(DD_LOG_WARNING, "serve", "%s can be read by others than its owner: chmod 600 it", path);
-    uint8_t digest[DD_SHA256_BYTES];
-    dd_sha256_bytes(text, token, digest);
-    dd_hex(digest, sizeof digest, hex);
-    explicit_bzero(text, length);
-    return DD_OK;
-}
-
 /* What would let strangers in or cannot work is refused before anything is opened. */
-static enum dd_status check_options(const struct dd_options *o, const char *listen, struct dd_error *err) {
+static enum dd_status check_options(struct dd_daemon *daemon, const char *listen, struct dd_error *err) {
+    const struct dd_options *o = daemon->options;
+    char data_dir[PATH_MAX];
     if ((o->tls_cert == NULL) != (o->tls_key == NULL))
         return dd_fail(err, DD_INVALID, "config_invalid", "--tls-cert and --tls-key belong together: give both");
-    if (!is_loopback(listen) && o->token_file == NULL)
-        return dd_fail(
-            err, DD_INVALID, "token_required",
-            "refusing to listen on %s without a token: everyone on that network could submit and read. Put a "
-            "token in a file (openssl rand -hex 32 > token) and give --token-file, or listen on 127.0.0.1",
-            listen);
-    return DD_OK;
+    enum dd_status status = dd_admin_data_dir(o, data_dir, err);
+    return status == DD_OK ? dd_token_source_open(&daemon->tokens, data_dir, o->token_file, listen, err) : status;
 }
 
 /* --- start and stop
@@ -88,12 +55,8 @@ static void numbers_setup(struct dd_daemon *daemon, const struct dd_options *o) 
 }
 
 static enum dd_status open_storage(struct dd_daemon *daemon, struct dd_error *err) {
-    char data_dir[PATH_MAX / 2], path[PATH_MAX];
-    enum dd_status status = DD_OK;
-    if (daemon->options->data_dir == NULL)
-        status = dd_default_data_dir(data_dir, sizeof data_dir, err);
-    else
-        status = dd_path_join(data_dir, sizeof data_dir, err, daemon->options->data_dir, NULL);
+    char data_dir[PATH_MAX], path[PATH_MAX];
+    enum dd_status status = dd_admin_data_dir(daemon->options, data_dir, err);
     if (status == DD_OK)
         status = dd_data_dir_open(daemon, data_dir, daemon->options->cache_dir, err);
     if (status == DD_OK)
@@ -107,10 +70,8 @@ static enum dd_status open_storage(struct dd_daemon *daemon, struct dd_error *er
 
 static enum dd_status start_api(struct dd_daemon *daemon, const char *listen, struct dd_error *err) {
     const struct dd_options *o = daemon->options;
-    char uploads[PATH_MAX], token[DD_SHA256_HEX_BYTES];
+    char uploads[PATH_MAX];
     enum dd_status status = dd_path_join(uploads, sizeof uploads, err, daemon->data_dir, "uploads", NULL);
-    if (status == DD_OK && o->token_file != NULL)
-        status = read_token(o->token_file, token, err);
     if (status != DD_OK)
         return status;
     const char *hosts[DD_OPTION_LIST_MAX + 1] = {NULL};
@@ -118,7 +79,6 @@ static enum dd_status start_api(struct dd_daemon *daemon, const char *listen, st
         hosts[i] = o->hosts[i];
     const struct dd_api_config config = {.listen = listen,
                                          .hosts = hosts,
-                                         .token_sha256 = o->token_file != NULL ? token : NULL,
                                          .tls_cert = o->tls_cert,
                                          .tls_key = o->tls_key,
                                          .upload_dir = uploads,
@@ -227,7 +187,7 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
     log_setup(options);
     daemon.options = options;
     numbers_setup(&daemon, options);
-    enum dd_status status = check_options(options, listen, &err);
+    enum dd_status status = check_options(&daemon, listen, &err);
     if (status == DD_OK)
         status = start(&daemon, listen, &err);
     if (status != DD_OK) {

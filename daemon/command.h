@@ -29,6 +29,7 @@ int dd_submit_command(const struct dd_options *options, const char *const *args)
 int dd_watch_command(const struct dd_options *options, const char *const *args);
 int dd_list_command(const struct dd_options *options, const char *const *args);
 int dd_show_command(const struct dd_options *options, const char *const *args);
+int dd_token_command(const struct dd_options *options, const char *const *args);
 int dd_version_command(const struct dd_options *options, const char *const *args);
 int dd_help_command(const struct dd_options *options, const char *const *args);
 
@@ -38,6 +39,16 @@ int dd_cores(const struct dd_options *options);        /* --threads or the numbe
 /* A whole stream, at most max_bytes; the caller frees. */
 enum dd_status dd_read_stream(FILE *file, size_t max_bytes, char **ret_text, size_t *ret_len,
                               struct dd_error *err) DD_MUST_CHECK;
+
+/* --- admin.c: commands that look after a data directory
+ * ---------------------------------------------------------------
+ */
+
+enum dd_status dd_admin_data_dir(const struct dd_options *options, char out[PATH_MAX],
+                                 struct dd_error *err) DD_MUST_CHECK;
+/* Root works on a data directory as the user who owns it, so that nothing is left that its daemon cannot read; what is
+ * written is readable by that user alone. */
+enum dd_status dd_admin_become_owner(const char *dir, struct dd_error *err) DD_MUST_CHECK;
 
 /* --- terminal.c: one line that is redrawn in a terminal, plain lines elsewhere ---------------------------------------
  */

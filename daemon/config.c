@@ -33,10 +33,11 @@ struct option {
 
 #define AT(member) .offset = offsetof(struct dd_options, member)
 #define LOCAL (DD_FOR_SERVE | DD_FOR_RUN)
+#define ADMIN DD_FOR_TOKEN /* commands that look after a data directory */
 static const struct option options[] = {
     {"listen", TEXT, DD_FOR_SERVE, true, AT(listen), .value = "ADDRESS:PORT", .fallback = "127.0.0.1:8080",
-     .help = "Where to listen. Loopback needs no token; any other address is refused without token-file."},
-    {"data-dir", TEXT, LOCAL, true, AT(data_dir), .value = "DIR",
+     .help = "Where to listen. Loopback needs no token; any other address is refused without one."},
+    {"data-dir", TEXT, LOCAL | ADMIN, true, AT(data_dir), .value = "DIR",
      .fallback = "$STATE_DIRECTORY, else ~/.local/share/distilld",
      .help = "Everything that lasts: the database, data sets, models, runs."},
     {"cache-dir", TEXT, LOCAL, true, AT(cache_dir), .value = "DIR", .fallback = "DATA-DIR/cache",
@@ -49,7 +50,7 @@ static const struct option options[] = {
      .help =
          "Models on this machine may be registered by path only below such a directory. May be given several times."},
     {"token-file", TEXT, DD_FOR_SERVE | DD_FOR_CLIENT, true, AT(token_file), .value = "FILE", .fallback = "none",
-     .help = "A file whose first line is the bearer token that callers must send."},
+     .help = "A file whose first line is a bearer token with every right. `distilld token` makes more."},
     {"tls-cert", TEXT, DD_FOR_SERVE, true, AT(tls_cert), .value = "FILE", .fallback = "none",
      .help = "Certificate chain, PEM. With tls-key the daemon speaks HTTPS."},
     {"tls-key", TEXT, DD_FOR_SERVE, true, AT(tls_key), .value = "FILE", .fallback = "none",
@@ -67,7 +68,7 @@ static const struct option options[] = {
      .fallback = "info", .help = "Least level that is logged. Read again on SIGHUP."},
     {"log-format", CHOICE, LOCAL, true, AT(log_format), .choices = "text json journal", .value = "FORMAT",
      .fallback = "text, or journal under systemd", .help = "How log lines look."},
-    {"config", TEXT, LOCAL | DD_FOR_PREDICT, false, AT(config), .value = "FILE", .fallback = DD_CONFIG_FILE,
+    {"config", TEXT, LOCAL | ADMIN | DD_FOR_PREDICT, false, AT(config), .value = "FILE", .fallback = DD_CONFIG_FILE,
      .help = "The configuration file."},
     {"url", TEXT, DD_FOR_CLIENT, true, AT(url), .value = "URL", .fallback = "http://127.0.0.1:8080",
      .help = "The daemon to talk to."},
@@ -92,6 +93,8 @@ static const struct option options[] = {
     {"limit", INT, DD_FOR_LIST, false, AT(limit), .min = 1, .max = 500, .value = "N", .fallback = "50",
      .help = "At most so many."},
     {"dry-run", FLAG, DD_FOR_SUBMIT, false, AT(dry_run), .help = "Only show the resolved spec and the estimate."},
+    {"read-only", FLAG, DD_FOR_TOKEN, false, AT(read_only),
+     .help = "The token may look at everything and ask models, and change nothing."},
     {"watch", FLAG, DD_FOR_SUBMIT, false, AT(watch), .help = "Follow the experiment to its end."},
 };
 
@@ -361,7 +364,7 @@ enum dd_status dd_options_read(unsigned command, int argc, char **argv, struct d
         /* The command line is read first, to find --config and to reject a typo before anything else, and once more at
          * the end, because it is the strongest. */
         const char *asked = o.config != NULL ? o.config : getenv("DISTILLD_CONFIG");
-        if ((command & (DD_FOR_SERVE | DD_FOR_RUN | DD_FOR_PREDICT)) != 0)
+        if ((command & (LOCAL | ADMIN | DD_FOR_PREDICT)) != 0)
             status = read_file(&o, asked != NULL ? asked : DD_CONFIG_FILE, asked != NULL, err);
         if (status == DD_OK)
             status = read_environment(&o, command, err);

@@ -20,6 +20,7 @@ enum {
     DD_FOR_SUBMIT = 1u << 6,
     DD_FOR_INSPECT = 1u << 7,
     DD_FOR_PRUNE = 1u << 8,
+    DD_FOR_TOKEN = 1u << 16, /* from here on: commands that look after a data directory */
 };
 
 struct dd_options { /* strings are owned; NULL where there is none */
@@ -33,6 +34,7 @@ struct dd_options { /* strings are owned; NULL where there is none */
     char *dataset, *texts;
     int64_t limit, max_length;
     bool json, quiet, dry_run, watch, help, keep_characters;
+    bool read_only;
 };
 
 /* Reads the sources that the command's options ask for.  argv begins after the command's name; positional arguments

@@ -8,6 +8,7 @@
  *   distilld.db          SQLite            datasets/<name>-<hex>/   a row each in storage, else removed at start
  *   runs/<id>/           checkpoint, best-<epoch>/, last/           models/<name>-<hex>/     as datasets
  *   cache/               teachers' logits  uploads/                 emptied at start
+ *   tokens               who is let in (tokens.c)
  */
 #ifndef DD_DAEMON_DAEMON_H
 #define DD_DAEMON_DAEMON_H
@@ -19,6 +20,7 @@
 #include "api/api.h"
 #include "base/base.h"
 #include "daemon/config.h"
+#include "daemon/tokens.h"
 #include "engine/engine.h"
 #include "spec/spec.h"
 #include "storage/storage.h"
@@ -35,6 +37,7 @@ struct dd_daemon {
     struct dd_pool *pool;
     struct dd_workers *workers;
     struct dd_loaded_cache *loaded;
+    struct dd_token_source tokens;
     _Atomic(struct dd_api *) api; /* NULL until it is started and after it is stopped */
     int n_workers, n_threads;
     uint64_t memory_limit_bytes;
@@ -207,6 +210,7 @@ dd_api_fn dd_experiment_metrics_op, dd_experiment_steps_op, dd_experiment_report
     dd_experiment_log_op, dd_experiment_archive_op, dd_compare_op;
 dd_api_fn dd_sweep_create_op, dd_sweep_list_op, dd_sweep_get_op, dd_sweep_cancel_op;
 dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op;
+bool dd_tokens_op(void *daemon, struct dd_api_tokens *ret_tokens);
 /* Report of a model on a split as JSON or, with Accept: text/plain, as text. */
 enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
                                 struct dd_api_result *result, struct dd_error *err) DD_MUST_CHECK;

@@ -38,6 +38,12 @@ static const struct dd_command commands[] = {
      "Exits 0 when it finished, 1 when it failed or was cancelled.\n", 1, 1, dd_watch_command},
     {"list", DD_FOR_CLIENT | DD_FOR_LIST, "", "list a daemon's experiments", "", 0, 0, dd_list_command},
     {"show", DD_FOR_CLIENT | DD_FOR_SHOW, "ID", "show one experiment", "", 1, 1, dd_show_command},
+    {"token", DD_FOR_TOKEN, "create NAME | list | revoke NAME", "make, list or revoke the tokens that a daemon accepts",
+     "Works on the data directory; a running daemon takes notice at once. A new token is printed once and kept as a "
+     "hash.\n"
+     "As soon as there is one, callers must send a token: \"Authorization: Bearer TOKEN\"; the dashboard asks for "
+     "it.\n",
+     1, 2, dd_token_command},
     {"version", 0, "", "print the version", "", 0, 0, dd_version_command},
     {"help", 0, "[COMMAND | config]", "this text, a command's, or the sample configuration file", "", 0, 1,
      dd_help_command},

@@ -118,6 +118,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .system = dd_system_op,
         .ready = dd_ready_op,
         .metrics_text = dd_metrics_text_op,
+        .tokens = dd_tokens_op,
         .idempotent_get = idempotent_get,
         .idempotent_put = idempotent_put,
     };

@@ -86,6 +86,11 @@ enum dd_status dd_ready_op(void *context, const struct dd_api_call *call, struct
     return DD_OK;
 }
 
+bool dd_tokens_op(void *context, struct dd_api_tokens *ret_tokens) {
+    struct dd_daemon *daemon = context;
+    return dd_token_source_poll(&daemon->tokens, ret_tokens);
+}
+
 static void metric(struct dd_buffer *out, const char *name, const char *type, const char *help) {
     dd_buffer_printf(out, "# HELP distilld_%s %s\n# TYPE distilld_%s %s\n", name, help, name, type);
 }

@@ -148,6 +148,47 @@ test('with a token nothing of the API is open, and only the right one opens it',
   assert.ok(!guarded.output.includes(secret), 'the token stands in the log');
 });
 
+test('tokens are made and revoked on the command line while the daemon runs', { skip }, async (t) => {
+  const guarded = await Daemon.start();
+  t.after(() => guarded.discard());
+  const token = async (...words) => run(['token', ...words, '--data-dir', guarded.dataDir]);
+  const asks = (secret, method = 'GET', path = '/experiments') =>
+    guarded.call(method, path, method === 'GET' ? undefined : {}, { Authorization: `Bearer ${secret}` }).then((answer) => answer.status);
+  assert.equal((await guarded.call('GET', '/experiments')).status, 200, 'open while there is no token');
+  const full = (await token('create', 'alice')).stdout.trim();
+  const read = (await token('create', 'grafana', '--read-only')).stdout.trim();
+  assert.match(full, /^distilld_[0-9a-f]{64}$/);
+  assert.equal((await guarded.call('GET', '/experiments')).status, 401);
+  assert.deepEqual([await asks(full), await asks(read), await asks(full, 'POST'), await asks(read, 'POST')], [200, 200, 422, 403]);
+  assert.equal((await token('create', 'alice')).code, 1);
+  assert.match((await token('list')).stdout, /^alice +full .*\ngrafana +read /);
+  assert.equal((await token('revoke', 'alice')).code, 0);
+  assert.deepEqual([await asks(full), await asks(read)], [401, 200]);
+  assert.equal((await token('revoke', 'alice')).code, 66);
+  assert.equal((await token('nonsense')).code, 64);
+  assert.ok(!guarded.output.includes(read), 'a token stands in the log');
+  assert.match(guarded.output, /POST \/api\/v1\/experiments 403 .* token_read_only token=grafana/);
+});
+
+test('a browser signs in once, and its cookie is good for our own pages alone', { skip }, async (t) => {
+  const guarded = await Daemon.start({ args: ['--token-file', join(dir, 'token')] });
+  t.after(() => guarded.discard());
+  const answer = await guarded.call('POST', '/session', { token: secret });
+  assert.equal(answer.status, 201);
+  const cookie = answer.headers.get('set-cookie');
+  assert.match(cookie, /^distilld-\d+=[0-9a-f]{64}; .*HttpOnly; SameSite=Strict$/);
+  const headers = { Cookie: cookie.split(';')[0] };
+  const status = async (method, path, more) => (await guarded.call(method, path, undefined, { ...headers, ...more })).status;
+  assert.equal(await status('GET', '/system'), 200);
+  for (const more of [{}, { Origin: 'http://127.0.0.1:1' }, { Origin: 'null' }, { 'Sec-Fetch-Site': 'same-site' }]) {
+    assert.equal(await status('DELETE', '/datasets/none', more), 403, JSON.stringify(more));
+  }
+  assert.equal(await status('DELETE', '/datasets/none', { Origin: guarded.url }), 404);
+  assert.equal(await status('DELETE', '/session', { Origin: guarded.url }), 204);
+  assert.equal(await status('GET', '/system'), 401);
+  assert.ok(!guarded.output.includes(cookie.match(/=(.{64})/)[1]), 'the cookie stands in the log');
+});
+
 test('beyond loopback nobody listens without a token', { skip }, async () => {
   for (const listen of ['0.0.0.0:0', '[::]:0', '10.0.0.1:0']) {
     const { code, stderr } = await run(['serve', '--listen', listen, '--data-dir', join(dir, 'unused')]);

@@ -1,7 +1,7 @@
 // Calls to the daemon's REST interface. Every failure becomes a Problem, whose text is in the reader's language where
-// the dictionary knows the code, and the server's own words where it does not.
+// the dictionary knows the code, and the server's own words where it does not. Where a token is needed the browser holds
+// a session's cookie, which scripts cannot see; signIn gets it.
 import { known, language, t } from './i18n.js';
-import { recall, remember } from './memory.js';
 
 export const BASE = '/api/v1';
 
@@ -29,17 +29,11 @@ export function explain(problem) {
   return lead && rest && language() !== 'en' ? `${lead} ${rest}` : rest || lead || String(problem);
 }
 
-export const tokenHeaders = () => {
-  const token = recall('token');
-  return token ? { Authorization: `Bearer ${token}` } : {};
-};
-export const setToken = (token) => remember('token', token);
-
 let unauthorized = () => {};
 export const onUnauthorized = (fn) => (unauthorized = fn);
 
 async function request(method, path, { body, headers = {}, accept = 'application/json', signal } = {}) {
-  const init = { method, headers: { Accept: accept, ...tokenHeaders(), ...headers }, signal };
+  const init = { method, headers: { Accept: accept, ...headers }, signal };
   if (body instanceof FormData) init.body = body;
   else if (body !== undefined) {
     init.body = JSON.stringify(body);
@@ -60,7 +54,7 @@ async function request(method, path, { body, headers = {}, accept = 'application
   } catch {
     parsed = { detail: text.slice(0, 300) };
   }
-  if (response.status === 401) unauthorized();
+  if (response.status === 401 && path !== 'session') unauthorized();
   throw new Problem(response.status, parsed);
 }
 
@@ -74,6 +68,10 @@ export const remove = async (path) => answer(await request('DELETE', path));
 /** POST with an Idempotency-Key, so that a retry after a lost answer does nothing twice; `once: false` for questions. */
 export const post = async (path, body, { once = true, ...options } = {}) =>
   answer(await request('POST', path, { body, ...options, headers: once ? { 'Idempotency-Key': randomKey() } : {} }));
+
+/** The token for a cookie; fails with a Problem when it is wrong. */
+export const signIn = (token) => post('session', { token }, { once: false });
+export const signOut = () => remove('session');
 
 function randomKey() {
   const raw = crypto.getRandomValues(new Uint8Array(16));

@@ -4,8 +4,9 @@ import { debounce, fill, h, setText } from './dom.js';
 import { chooseLanguage, switchLanguage, t } from './i18n.js';
 import { nextTheme, onTheme, themeChoice } from './theme.js';
 import { go, onRoute, href, route } from './router.js';
-import { get, onUnauthorized, setToken } from './api.js';
+import { explain, get, onUnauthorized, signIn, signOut } from './api.js';
 import { on, retryStream, start, streamState } from './store.js';
+import { remember } from './memory.js';
 import { dialog } from './widgets.js';
 import { duration } from './format.js';
 import * as runsPage from './pages/runs.js';
@@ -67,6 +68,12 @@ function drawHeader() {
       },
       { system: '◐', light: '○', dark: '●' }[themeChoice()],
     ),
+    session?.expires_at &&
+      h(
+        'button',
+        { type: 'button', class: 'quiet sign-out', title: t(session.scope === 'full' ? 'token.full' : 'token.read', session), onclick: leave },
+        t('action.sign_out'),
+      ),
     h(
       'button',
       { type: 'button', class: 'quiet', 'aria-label': t('help.title'), title: t('help.title'), onclick: showHelp },
@@ -183,25 +190,53 @@ function navigate() {
   current.page.update(route());
 }
 
+// ---- who we are ----
+let session = null; // what the daemon says of us, where a token is needed
+
 async function askToken() {
   if (document.querySelector('dialog')) return;
-  const token = await dialog(t('token.title'), (close) => {
+  const signedIn = await dialog(t('token.title'), (close) => {
     const input = h('input', { type: 'password', autocomplete: 'current-password', 'aria-label': t('token.title') });
-    const submit = (event) => {
+    const fault = h('p', { class: 'bad', role: 'alert' });
+    const submit = async (event) => {
       event.preventDefault();
-      close(input.value.trim());
+      try {
+        await signIn(input.value.trim());
+        close(true);
+      } catch (problem) {
+        setText(fault, explain(problem));
+        input.select();
+      }
     };
     return h(
       'form',
       { class: 'fields', onsubmit: submit },
       h('p', {}, t('token.text')),
       input,
-      h('div', { class: 'dialog-foot' }, h('button', { type: 'submit', class: 'primary' }, t('action.save'))),
+      fault,
+      h('div', { class: 'dialog-foot' }, h('button', { type: 'submit', class: 'primary' }, t('action.sign_in'))),
     );
   });
-  if (!token) return;
-  setToken(token);
+  if (signedIn) location.reload();
+}
+
+async function leave() {
+  try {
+    await signOut();
+  } catch {
+    // then there is no session either
+  }
   location.reload();
+}
+
+async function lookWhoWeAre() {
+  remember('token', null); // earlier versions kept the token itself
+  try {
+    session = await get('session');
+  } catch {
+    return; // askToken has been called, or the badge says that the daemon is away
+  }
+  drawHeader();
 }
 
 chooseLanguage();
@@ -215,3 +250,4 @@ onRoute(navigate);
 start();
 navigate();
 drawQueue();
+lookWhoWeAre();

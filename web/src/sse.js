@@ -1,4 +1,4 @@
-// Reads the daemon's Server-Sent Events with fetch, which, unlike EventSource, can carry a bearer token and tells when
+// Reads the daemon's Server-Sent Events with fetch, which, unlike EventSource, tells why it was refused and when
 // exactly the line was lost. Reconnects with growing pauses and Last-Event-ID. Used by the shared worker, and by the
 // page itself where a browser has no shared workers.
 
@@ -35,7 +35,7 @@ export function parser(onEvent) {
  * url may be a function, asked at each connection; reopen() connects again at once where the last event was.
  * onEvent(type, data) gets parsed JSON; onState(state) gets 'live', 'lost' or 'refused'.
  */
-export function openStream({ url, headers, onEvent, onState }) {
+export function openStream({ url, onEvent, onState }) {
   let stopped = false;
   let lastId = '';
   let failures = 0;
@@ -46,7 +46,7 @@ export function openStream({ url, headers, onEvent, onState }) {
 
   async function readOnce() {
     controller = new AbortController();
-    const sent = { Accept: 'text/event-stream', ...headers() };
+    const sent = { Accept: 'text/event-stream' };
     if (lastId) sent['Last-Event-ID'] = lastId;
     const response = await fetch(typeof url === 'function' ? url() : url, { headers: sent, cache: 'no-store', signal: controller.signal });
     if (!response.ok) {

@@ -1,11 +1,10 @@
 // The shared worker: one event stream for all tabs of a browser (HTTP/1.1 allows six connections to a host).
-// Pages post {token} when they open and {want: id} when they show a run's steps; the worker posts {state, since} and {type, data} to every page.
+// Pages post {hello} when they open and {want: id} when they show a run's steps; the worker posts {state, since} and {type, data} to every page.
 import { openStream } from './sse.js';
 import { eventWants } from './wants.js';
 
 const ports = new Set();
 let stream = null;
-let token = '';
 let state = { state: 'connecting', since: Date.now() };
 
 const wants = eventWants(() => stream?.reopen());
@@ -17,7 +16,6 @@ function tell(message) {
 function start() {
   stream = openStream({
     url: wants.url,
-    headers: () => (token ? { Authorization: `Bearer ${token}` } : {}),
     onEvent: (type, data) => tell({ type, data }),
     onState: (name) => {
       if (name !== state.state) state = { state: name, since: Date.now() };
@@ -39,10 +37,8 @@ self.onconnect = (event) => {
       wants.set(port, data.want);
       return;
     }
-    const changed = (data.token ?? '') !== token;
-    token = data.token ?? '';
     if (!stream) start();
-    else if (changed || data.retry) stream.retry();
+    else if (data.retry || state.state !== 'live') stream.retry(); // a page that opens may have just signed in
     port.postMessage(state);
   };
 };

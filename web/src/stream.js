@@ -2,8 +2,6 @@
 // workers hold one per tab.
 import { openStream } from './sse.js';
 import { eventWants } from './wants.js';
-import { tokenHeaders } from './api.js';
-import { recall } from './memory.js';
 
 /* global STREAM_WORKER: the hashed path of the worker, put in by build.mjs */
 
@@ -16,7 +14,7 @@ export function connect(onEvent, onState) {
       if (data.state) onState(data.state, data.since);
       else onEvent(data.type, data.data);
     };
-    const hello = (extra = {}) => port.postMessage({ token: recall('token'), ...extra });
+    const hello = (extra = {}) => port.postMessage({ hello: true, ...extra });
     hello();
     addEventListener('pagehide', () => port.postMessage({ bye: true }));
     addEventListener('pageshow', (event) => event.persisted && location.reload());
@@ -27,7 +25,6 @@ export function connect(onEvent, onState) {
   const wants = eventWants(() => stream.reopen());
   const stream = openStream({
     url: wants.url,
-    headers: tokenHeaders,
     onEvent,
     onState: (name) => {
       if (name !== known) onState(name, Date.now());

@@ -27,6 +27,8 @@ struct fake {
     size_t n_kept;
     char seen_path[4096]; /* of the last file */
     char upload_dir[64];
+    struct dd_api_tokens tokens; /* given to the server when tokens_changed; items are the test's */
+    atomic_bool tokens_changed;
 };
 static struct fake fake;
 static struct dd_api *server;
@@ -227,6 +229,29 @@ static inline enum dd_status fake_idempotent_put(void *daemon, const char *key, 
     return DD_OK;
 }
 
+static inline bool fake_tokens(void *daemon, struct dd_api_tokens *ret_tokens) {
+    struct fake *f = daemon;
+    if (!atomic_exchange(&f->tokens_changed, false)) {
+        return false;
+    }
+    pthread_mutex_lock(&f->lock);
+    *ret_tokens = f->tokens;
+    ret_tokens->items = calloc(f->tokens.count + 1, sizeof *ret_tokens->items);
+    if (f->tokens.count > 0) {
+        memcpy(ret_tokens->items, f->tokens.items, f->tokens.count * sizeof *ret_tokens->items);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return true;
+}
+
+/* From now on these count. */
+static inline void fake_set_tokens(struct dd_api_token *items, size_t count) {
+    pthread_mutex_lock(&fake.lock);
+    fake.tokens = (struct dd_api_tokens){.required = true, .items = items, .count = count};
+    pthread_mutex_unlock(&fake.lock);
+    fake.tokens_changed = true;
+}
+
 static inline struct dd_api_ops fake_ops(void) {
     struct dd_api_ops ops = {
         .daemon = &fake,
@@ -263,6 +288,7 @@ static inline struct dd_api_ops fake_ops(void) {
         .system = fake_echo,
         .ready = fake_ready,
         .metrics_text = fake_text,
+        .tokens = fake_tokens,
         .idempotent_get = fake_idempotent_get,
         .idempotent_put = fake_idempotent_put,
     };

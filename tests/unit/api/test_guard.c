@@ -5,14 +5,22 @@
 #define V1 "/api/v1"
 #define TOKEN "correct horse"
 
+static struct dd_api_token token_of(const char *name, enum dd_scope scope, const char *secret) {
+    struct dd_api_token token = {.scope = scope};
+    snprintf(token.name, sizeof token.name, "%s", name);
+    dd_sha256_bytes(secret, strlen(secret), token.sha256);
+    return token;
+}
+
 static void start_with(bool token) {
-    static char hex[DD_SHA256_HEX_BYTES];
+    static struct dd_api_token tokens[1];
     static const char *const hosts[] = {"gpu.example", NULL};
-    uint8_t digest[DD_SHA256_BYTES];
-    dd_sha256_bytes(TOKEN, strlen(TOKEN), digest);
-    dd_hex(digest, sizeof digest, hex);
-    struct dd_api_config config = {.hosts = hosts, .token_sha256 = token ? hex : NULL, .max_json_bytes = 4096};
+    struct dd_api_config config = {.hosts = hosts, .max_json_bytes = 4096};
     server_start(&config);
+    tokens[0] = token_of("mouse", DD_SCOPE_FULL, TOKEN);
+    if (token) {
+        fake_set_tokens(tokens, 1);
+    }
 }
 
 static int setup(void **state) {
@@ -159,7 +167,8 @@ static void test_audit(void **state) {
     dd_log_configure(DD_LOG_ERROR, DD_LOG_TEXT, 2);
     assert_true(logged(log, (const char *const[]){" 127.0.0.1 GET ", "/experiments", " 401 ", "token_wrong", NULL}));
     assert_true(logged(log, (const char *const[]){" 127.0.0.1 GET ", "/models", " 403 ", "origin_foreign", NULL}));
-    assert_true(logged(log, (const char *const[]){" 127.0.0.1 DELETE ", "/experiments/7", " 204 ", NULL}));
+    assert_true(
+        logged(log, (const char *const[]){" 127.0.0.1 DELETE ", "/experiments/7", " 204 ", "token=mouse", NULL}));
     assert_false(logged(log, (const char *const[]){"/datasets", NULL}));
     assert_false(logged(log, (const char *const[]){TOKEN, NULL}));
     assert_false(logged(log, (const char *const[]){"wrong guess", NULL}));
