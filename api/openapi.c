@@ -265,7 +265,13 @@ static const char sweep_schema[] =
     "\"description\":\"of the drawing, with random; 1 when not given\"},"
     "\"seeds\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":100,\"uniqueItems\":true,"
     "\"items\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":9007199254740991},"
-    "\"description\":\"every point is run with each of these\"}},"
+    "\"description\":\"every point is run with each of these\"},"
+    "\"asha\":{\"type\":\"object\",\"additionalProperties\":false,"
+    "\"description\":\"asynchronous successive halving: of the points that reach epoch min_epochs, min_epochs*eta, ... "
+    "the best 1/eta go on, the others stop there\",\"properties\":{"
+    "\"min_epochs\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":100000,\"default\":1},"
+    "\"eta\":{\"type\":\"integer\",\"minimum\":2,\"maximum\":100,\"default\":3},"
+    "\"metric\":{\"type\":\"string\",\"enum\":[\"macro_f1\",\"accuracy\"],\"default\":\"macro_f1\"}}}},"
     "\"oneOf\":[{\"required\":[\"grid\"],\"not\":{\"anyOf\":[{\"required\":[\"random\"]},{\"required\":[\"count\"]},"
     "{\"required\":[\"seed\"]}]}},{\"required\":[\"random\",\"count\"]}]}";
 

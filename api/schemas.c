@@ -58,7 +58,7 @@ static const struct schema schemas[] = {
      "spec!:obj created_at!:time? started_at!:time? finished_at!:time? progress!:Progress best!:Scores? last!:Scores? "
      "teacher!:TeacherScores? retention!:Retention? model!:Student? error!:RunError? attempts!:int revision!:int "
      "spec_hash:str "
-     "pause_requested:bool cancel_requested:bool allowed_actions:[str] sweep_id:int?"},
+     "pause_requested:bool cancel_requested:bool allowed_actions:[str] sweep_id:int? stopped:str?"},
     {"Estimate", "memory_bytes!:int disk_bytes!:int seconds!:num parameters!:int model_bytes!:int matmul_flops:num"},
     {"DryRun", "spec!:obj estimate!:Estimate"},
     {"ExperimentList", PAGE("Experiment")},
@@ -84,14 +84,16 @@ static const struct schema schemas[] = {
     {"Comparison", "ids!:[int] experiments!:[ComparedRun] differences!:[Difference]"},
     {"SweepScore", "mean!:num? min!:num? max!:num? std!:num?"},
     {"SweepPoint", "point!:int values!:{any} experiments!:[int] states!:{int} n!:int macro_f1!:SweepScore "
-                   "accuracy!:SweepScore retention!:num? seconds!:num?"},
+                   "accuracy!:SweepScore retention!:num? seconds!:num? epochs_done!:int stopped!:str?"},
     {"SweepBest", "point!:int values!:{any} metric!:str score!:num runner_up!:int? difference!:num? "
                   "standard_error!:num? within_noise!:bool?"},
+    {"SweepRung", "rung!:int epoch!:int points!:int promoted!:int"},
+    {"SweepAsha", "min_epochs!:int eta!:int metric!:str rungs:[SweepRung]"},
     {"SweepProgress", "total!:int queued!:int running!:int paused!:int finished!:int failed!:int cancelled!:int"},
     {"Sweep",
      "id!:int name!:str status!:running|finished|cancelled created_at!:time? base!:obj grid:{any} random:{any} "
      "count:int seed:int seeds:[int] axes!:[str] points_total!:int progress!:SweepProgress "
-     "points:[SweepPoint] best:SweepBest?"},
+     "points:[SweepPoint] best:SweepBest? asha:SweepAsha epochs_done:int epochs_total:int"},
     {"SweepList", PAGE("Sweep")},
     {"Workers", "total!:int busy!:int"},
     {"Queue", "queued!:int running!:int paused!:int finished!:int failed!:int cancelled!:int"},

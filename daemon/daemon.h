@@ -250,6 +250,7 @@ struct dd_sweep_plan {
     cJSON *json;   /* what storage keeps: {"grid" or "random", "count", "seed", "seeds", "axes", "points"} */
     cJSON *bodies; /* array: the body of every run, point by point, seed by seed */
     size_t points, seeds;
+    struct dd_asha asha; /* min_epochs 0: none */
 };
 /* All faults of the frame (not of the specs in it) at once; DD_INVALID then. */
 enum dd_status dd_sweep_plan(const cJSON *body, struct dd_sweep_plan *ret_plan, struct dd_faults *faults,
@@ -265,6 +266,13 @@ void dd_sweep_pointer(const struct dd_sweep_plan *plan, const cJSON *body, size_
 /* Adds "points" and "best" to the answer.  metric: "macro_f1" or "accuracy". */
 void dd_sweep_table(cJSON *json, const cJSON *plan, const struct dd_experiment *runs, size_t count, const char *metric);
 void dd_sweep_csv(const cJSON *json, struct dd_buffer *out); /* of what dd_sweep_table made */
+
+/* --- sweep_news.c ---------------------------------------------------------------------------------------------------
+ */
+
+/* Sends what sweeps have decided since the last call to the readers of events, and wakes the workers for it.  Takes the
+ * workers' lock. */
+void dd_sweep_news_tell(struct dd_daemon *daemon);
 
 /* --- notify.c: systemd ---------------------------------------------------------------------------------------------
  */

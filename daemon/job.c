@@ -177,14 +177,20 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *m, 
     enum dd_status status = copy_predictions(dev, &set, err);
     if (status != DD_OK)
         return status;
-    status = dd_storage_epoch_put(job->daemon->storage, job->id, &row, &set, job->steps, job->n_steps, err);
+    bool stop = false;
+    status = dd_storage_epoch_put(job->daemon->storage, job->id, &row, &set, job->steps, job->n_steps, &stop, err);
     dd_prediction_set_release(&set);
     if (status != DD_OK)
         return status;
+    if (stop) { /* storage has it as a wish to pause, so a kill before the run has stopped changes nothing */
+        job->at_rung = true;
+        dd_cancel_request(&job->cancel, DD_STOP_PAUSE);
+    }
     job->n_steps = job->n_sent = 0;
     job->flushed_us = dd_clock_mono_us();
     dd_publish(job->daemon, "epoch", job->id, dd_epoch_json(&row, row.is_best));
     dd_publish_status(job->daemon, job->id);
+    dd_sweep_news_tell(job->daemon);
     return DD_OK;
 }
 
@@ -260,7 +266,7 @@ void dd_job_clear(struct dd_job *job) {
     free(job->steps);
     job->steps = NULL;
     job->n_steps = job->cap_steps = job->n_sent = 0;
-    job->lost_steps = false;
+    job->lost_steps = job->at_rung = false;
     pthread_mutex_lock(&job->lock);
     memset(&job->progress, 0, sizeof job->progress);
     pthread_mutex_unlock(&job->lock);

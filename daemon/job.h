@@ -24,6 +24,7 @@ struct dd_job {
     size_t n_steps, cap_steps, n_sent;
     int64_t flushed_us, sent_us;
     bool lost_steps; /* said once that a step could not be kept */
+    bool at_rung;    /* its sweep stopped it: the log says so already */
 };
 
 struct dd_train_events dd_job_events(struct dd_job *job);

@@ -168,6 +168,7 @@ cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *
         cJSON_AddNumberToObject(json, "sweep_id", (double)e->sweep_id);
     else
         cJSON_AddNullToObject(json, "sweep_id");
+    dd_put_text(json, "stopped", e->state == DD_PAUSED || e->state == DD_CANCELLED ? e->stopped : NULL);
     cJSON_AddBoolToObject(json, "pause_requested", e->state == DD_RUNNING && e->pause_requested);
     cJSON_AddBoolToObject(json, "cancel_requested", e->state == DD_RUNNING && e->cancel_requested);
     put_actions(json, e->state);

@@ -161,8 +161,7 @@ static enum dd_status act(struct dd_daemon *daemon, int64_t id, enum dd_action a
         return conflict(daemon, id, status, problem);
     if (signal_worker)
         dd_workers_signal(daemon->workers, id, action == DD_ACTION_CANCEL ? DD_STOP_CANCEL : DD_STOP_PAUSE);
-    if (state == DD_QUEUED)
-        dd_workers_wake(daemon->workers);
+    dd_workers_wake(daemon->workers); /* it is in the queue, or its sweep has one run less to wait for */
     dd_publish_status(daemon, id);
     return answer(daemon, id, 202, result, &problem->error);
 }
@@ -217,6 +216,7 @@ enum dd_status dd_experiment_delete_op(void *context, const struct dd_api_call *
     if (status != DD_OK) /* the row is gone, so the next start removes the rest */
         dd_log(DD_LOG_WARNING, "service", "experiment %" PRId64 " is deleted, but its files are not yet: %s", call->id,
                err.message);
+    dd_workers_wake(daemon->workers); /* as above */
     cJSON *event = cJSON_CreateObject();
     cJSON_AddNumberToObject(event, "id", (double)call->id);
     cJSON_AddStringToObject(event, "status", "deleted");

@@ -38,6 +38,33 @@ static cJSON *sweep_json(const struct dd_sweep *sweep, const cJSON *plan, const 
     return json;
 }
 
+/* What it has cost so far, against all runs to their end. */
+static void put_cost(cJSON *json, const struct dd_experiment *runs, size_t count) {
+    int64_t done = 0, whole = 0;
+    for (size_t i = 0; i < count; i++) {
+        done += runs[i].epochs_done;
+        whole += runs[i].epochs;
+    }
+    cJSON_AddNumberToObject(json, "epochs_done", (double)done);
+    cJSON_AddNumberToObject(json, "epochs_total", (double)whole);
+}
+
+static enum dd_status put_rungs(struct dd_daemon *daemon, int64_t id, cJSON *asha, struct dd_error *err) {
+    struct dd_asha_rung rungs[DD_ASHA_MAX_RUNGS];
+    size_t count = 0;
+    enum dd_status status = dd_storage_asha_rungs(daemon->storage, id, rungs, DD_ARRAY_LEN(rungs), &count, err);
+    cJSON *list = cJSON_AddArrayToObject(asha, "rungs");
+    for (size_t i = 0; i < count && status == DD_OK; i++) {
+        cJSON *rung = cJSON_CreateObject();
+        cJSON_AddNumberToObject(rung, "rung", rungs[i].rung);
+        cJSON_AddNumberToObject(rung, "epoch", rungs[i].epoch);
+        cJSON_AddNumberToObject(rung, "points", rungs[i].points);
+        cJSON_AddNumberToObject(rung, "promoted", rungs[i].promoted);
+        cJSON_AddItemToArray(list, rung);
+    }
+    return status;
+}
+
 static enum dd_status answer(struct dd_daemon *daemon, int64_t id, const char *metric, cJSON **ret_json,
                              struct dd_error *err) {
     DD_CLEANUP(dd_sweep_release) struct dd_sweep sweep = {0};
@@ -56,9 +83,17 @@ static enum dd_status answer(struct dd_daemon *daemon, int64_t id, const char *m
     cJSON *plan = dd_json_of(sweep.plan_json), *json = sweep_json(&sweep, plan, counts);
     dd_sweep_table(json, plan, runs, count, metric != NULL ? metric : "macro_f1");
     cJSON_Delete(plan);
+    put_cost(json, runs, count);
+    if (sweep.asha.min_epochs > 0)
+        status = put_rungs(daemon, id, cJSON_GetObjectItemCaseSensitive(json, "asha"), err);
     dd_experiments_free(runs, count);
-    *ret_json = json;
-    return json != NULL ? DD_OK : dd_fail_json(err);
+    if (status == DD_OK && json == NULL)
+        status = dd_fail_json(err);
+    if (status == DD_OK)
+        *ret_json = json;
+    else
+        cJSON_Delete(json);
+    return status;
 }
 
 /* --- creating -------------------------------------------------------------------------------------------------------
@@ -80,6 +115,22 @@ static void tell_faults(const struct dd_sweep_plan *plan, const cJSON *body, siz
         if (!told(faults, pointer, of_point->items[i].detail))
             dd_faults_add(faults, pointer, "%s", of_point->items[i].detail);
     }
+}
+
+/* Rungs need runs of one length, and one of them before its end. */
+static void check_rungs(const struct dd_sweep_plan *plan, const struct dd_experiment *rows, size_t n,
+                        struct dd_faults *faults) {
+    if (plan->asha.min_epochs == 0)
+        return;
+    for (size_t i = 1; i < n; i++)
+        if (rows[i].epochs != rows[0].epochs) {
+            dd_faults_add(faults, "/asha", "needs runs of the same epochs; point 0 has %d and point %d has %d",
+                          rows[0].epochs, rows[i].sweep_point, rows[i].epochs);
+            return;
+        }
+    if (plan->asha.min_epochs >= rows[0].epochs)
+        dd_faults_add(faults, "/asha/min_epochs", "must be less than the runs' %d epochs, got %d", rows[0].epochs,
+                      plan->asha.min_epochs);
 }
 
 /* Every run of the plan as a row.  All faults of all points are found before anything is refused. */
@@ -109,6 +160,8 @@ static enum dd_status resolve_all(struct dd_daemon *daemon, const struct dd_swee
         }
         i++;
     }
+    if (problem->faults.total == 0 && i == n)
+        check_rungs(plan, rows, n, &problem->faults);
     if (problem->faults.total > 0)
         return dd_fail(&problem->error, DD_INVALID, "spec_invalid", "%s: %s%s", problem->faults.items[0].pointer,
                        problem->faults.items[0].detail, problem->faults.total > 1 ? " (and more, see errors)" : "");
@@ -154,6 +207,7 @@ enum dd_status dd_sweep_create_op(void *context, const struct dd_api_call *call,
     double seconds = 0;
     struct dd_experiment *rows = dd_calloc(n, sizeof *rows);
     struct dd_sweep sweep = {.name = plan.name,
+                             .asha = plan.asha,
                              .claim = {call->idempotency_key, call->idempotency_hash},
                              .base_json = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(call->body, "base")),
                              .plan_json = cJSON_PrintUnformatted(plan.json)};

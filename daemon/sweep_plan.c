@@ -4,7 +4,8 @@
  * An axis names a field of the spec, nested ones with a dot ("optimizer.lr").  Grid points are ordered as an odometer:
  * the last axis turns fastest.  Random points are drawn axis by axis from SplitMix64 started with the sweep's own seed,
  * so the same request gives the same points on every machine (but for the last digit of exp and log); no point comes
- * twice.  Every point is then combined with every seed.
+ * twice.  Every point is then combined with every seed.  "asha":{"min_epochs","eta","metric"} stops hopeless points
+ * (storage/asha.c).
  *
  * Threads: pure functions, any thread.
  */
@@ -19,6 +20,8 @@
 #define MAX_SEEDS 100
 #define NAME_MAX_BYTES 200
 #define MAX_SAFE_INTEGER 9007199254740991.0
+#define ASHA_MAX_EPOCHS 100000
+#define ASHA_MAX_ETA 100
 #define DRAWS_A_POINT 50 /* before giving up on finding another point */
 
 static bool is_whole(const cJSON *item, double least, double most) {
@@ -30,7 +33,7 @@ static bool is_whole(const cJSON *item, double least, double most) {
  */
 
 static void check_known(const cJSON *body, struct dd_faults *faults) {
-    static const char *const known[] = {"name", "base", "grid", "random", "count", "seed", "seeds"};
+    static const char *const known[] = {"name", "base", "grid", "random", "count", "seed", "seeds", "asha"};
     const cJSON *field;
     cJSON_ArrayForEach(field, body) {
         int best = INT_MAX;
@@ -46,7 +49,8 @@ static void check_known(const cJSON *body, struct dd_faults *faults) {
         if (!found && near != NULL)
             dd_faults_add(faults, pointer, "is no field of a sweep; did you mean \"%s\"?", near);
         else if (!found)
-            dd_faults_add(faults, pointer, "is no field of a sweep: name, base, grid, random, count, seed, seeds are");
+            dd_faults_add(faults, pointer,
+                          "is no field of a sweep: name, base, grid, random, count, seed, seeds, asha are");
     }
 }
 
@@ -142,6 +146,42 @@ static void check_axes(const cJSON *axes, bool random, bool has_seeds, struct dd
             check_range(pointer, axis, faults);
     }
     cJSON_Delete(schema);
+}
+
+/* {"min_epochs","eta","metric"}; its defaults settled in *ret_asha. */
+static void check_asha(const cJSON *body, struct dd_asha *ret_asha, struct dd_faults *faults) {
+    const cJSON *asha = cJSON_GetObjectItemCaseSensitive(body, "asha"), *field;
+    *ret_asha = (struct dd_asha){.min_epochs = 1, .eta = 3};
+    if (!cJSON_IsObject(asha)) {
+        dd_faults_add(faults, "/asha", "must be an object of min_epochs, eta and metric; {} takes 1, 3 and macro_f1");
+        return;
+    }
+    cJSON_ArrayForEach(field, asha) {
+        char pointer[128];
+        snprintf(pointer, sizeof pointer, "/asha/%.100s", field->string);
+        bool accuracy = cJSON_IsString(field) && strcmp(field->valuestring, "accuracy") == 0;
+        if (strcmp(field->string, "min_epochs") == 0) {
+            if (is_whole(field, 1, ASHA_MAX_EPOCHS))
+                ret_asha->min_epochs = field->valueint;
+            else
+                dd_faults_add(faults, pointer, "must be a whole number between 1 and %d", ASHA_MAX_EPOCHS);
+        } else if (strcmp(field->string, "eta") == 0) {
+            if (is_whole(field, 2, ASHA_MAX_ETA))
+                ret_asha->eta = field->valueint;
+            else
+                dd_faults_add(faults, pointer, "must be a whole number between 2 and %d", ASHA_MAX_ETA);
+        } else if (strcmp(field->string, "metric") == 0) {
+            ret_asha->by_accuracy = accuracy;
+            if (!accuracy && !(cJSON_IsString(field) && strcmp(field->valuestring, "macro_f1") == 0))
+                dd_faults_add(faults, pointer, "must be \"macro_f1\" or \"accuracy\"");
+        } else {
+            dd_faults_add(faults, pointer, "is no field of asha: min_epochs, eta and metric are");
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        if (cJSON_HasObjectItem(cJSON_GetObjectItemCaseSensitive(body, i == 0 ? "grid" : "random"), "epochs"))
+            dd_faults_add(faults, i == 0 ? "/grid/epochs" : "/random/epochs",
+                          "cannot be an axis beside asha, which compares runs of the same epochs");
 }
 
 static void check_frame(const cJSON *body, struct dd_faults *faults) {
@@ -351,13 +391,19 @@ static cJSON *run_body(const cJSON *base, const char *sweep_name, const cJSON *p
     return spec;
 }
 
-static cJSON *plan_json(const cJSON *body, cJSON *points) {
+static cJSON *plan_json(const cJSON *body, const struct dd_asha *asha, cJSON *points) {
     static const char *const kept[] = {"grid", "random", "count", "seed", "seeds"};
     cJSON *json = cJSON_CreateObject();
     for (size_t i = 0; i < DD_ARRAY_LEN(kept); i++) {
         const cJSON *field = cJSON_GetObjectItemCaseSensitive(body, kept[i]);
         if (field != NULL)
             cJSON_AddItemToObject(json, kept[i], cJSON_Duplicate(field, true));
+    }
+    if (asha->min_epochs > 0) {
+        cJSON *rules = cJSON_AddObjectToObject(json, "asha");
+        cJSON_AddNumberToObject(rules, "min_epochs", asha->min_epochs);
+        cJSON_AddNumberToObject(rules, "eta", asha->eta);
+        cJSON_AddStringToObject(rules, "metric", asha->by_accuracy ? "accuracy" : "macro_f1");
     }
     cJSON *names = cJSON_AddArrayToObject(json, "axes");
     const cJSON *axes = cJSON_GetObjectItemCaseSensitive(body, "grid"), *axis;
@@ -383,7 +429,10 @@ static enum dd_status refused(const struct dd_faults *faults, struct dd_error *e
 
 enum dd_status dd_sweep_plan(const cJSON *body, struct dd_sweep_plan *ret_plan, struct dd_faults *faults,
                              struct dd_error *err) {
+    struct dd_asha asha = {0};
     check_frame(body, faults);
+    if (cJSON_HasObjectItem(body, "asha"))
+        check_asha(body, &asha, faults);
     if (faults->total > 0)
         return refused(faults, err);
     cJSON *points = make_points(body, faults);
@@ -397,7 +446,7 @@ enum dd_status dd_sweep_plan(const cJSON *body, struct dd_sweep_plan *ret_plan, 
         cJSON_Delete(points);
         return refused(faults, err);
     }
-    struct dd_sweep_plan plan = {.points = n_points, .seeds = n_seeds, .bodies = cJSON_CreateArray()};
+    struct dd_sweep_plan plan = {.points = n_points, .seeds = n_seeds, .asha = asha, .bodies = cJSON_CreateArray()};
     const cJSON *name = cJSON_GetObjectItemCaseSensitive(body, "name"), *point;
     snprintf(plan.name, sizeof plan.name, "%s",
              cJSON_IsString(name) && *name->valuestring ? name->valuestring : "sweep");
@@ -407,7 +456,7 @@ enum dd_status dd_sweep_plan(const cJSON *body, struct dd_sweep_plan *ret_plan, 
             cJSON_AddItemToArray(plan.bodies, run_body(base, plan.name, point,
                                                        seeds != NULL ? cJSON_GetArrayItem(seeds, (int)s) : NULL));
     }
-    plan.json = plan_json(body, points);
+    plan.json = plan_json(body, &asha, points);
     if (plan.json == NULL || (size_t)cJSON_GetArraySize(plan.bodies) != n_points * n_seeds) {
         dd_sweep_plan_release(&plan);
         return dd_fail_json(err);

@@ -47,13 +47,17 @@ static cJSON *point_json(int point, const cJSON *values, const struct dd_experim
                          bool by_accuracy, struct spread *ret_spread) {
     struct spread f1 = {0}, accuracy = {0}, retention = {0}, seconds = {0};
     cJSON *row = cJSON_CreateObject(), *ids = cJSON_CreateArray(), *states = cJSON_CreateObject();
-    int per_state[DD_STATE_COUNT] = {0};
+    int per_state[DD_STATE_COUNT] = {0}, epochs_done = 0;
+    const char *stopped = NULL;
     for (size_t i = 0; i < count; i++) {
         const struct dd_experiment *e = &runs[i];
         if (e->sweep_point != point)
             continue;
         cJSON_AddItemToArray(ids, cJSON_CreateNumber((double)e->id));
         per_state[e->state]++;
+        epochs_done += e->epochs_done;
+        if (e->stopped != NULL && (e->state == DD_PAUSED || e->state == DD_CANCELLED))
+            stopped = e->stopped;
         if (e->best.epoch == 0)
             continue;
         spread_add(&f1, e->best.macro_f1);
@@ -68,6 +72,8 @@ static cJSON *point_json(int point, const cJSON *values, const struct dd_experim
     cJSON_AddItemToObject(row, "values", cJSON_Duplicate(values, true));
     cJSON_AddItemToObject(row, "experiments", ids);
     cJSON_AddItemToObject(row, "states", states);
+    cJSON_AddNumberToObject(row, "epochs_done", epochs_done);
+    dd_put_text(row, "stopped", stopped);
     *ret_spread = by_accuracy ? accuracy : f1;
     cJSON_AddNumberToObject(row, "n", ret_spread->n);
     put_spread(row, "macro_f1", &f1);

@@ -251,7 +251,8 @@ static enum dd_status finish_well(struct dd_job *job, const struct dd_train_resu
 static enum dd_status finish_stopped(struct dd_job *job, struct dd_error *err) {
     switch (dd_cancel_requested(&job->cancel)) {
     case DD_STOP_PAUSE:
-        dd_job_logf(job, DD_LOG_INFO, "paused");
+        if (!job->at_rung)
+            dd_job_logf(job, DD_LOG_INFO, "paused");
         return dd_storage_experiment_finish(job->daemon->storage, job->id, DD_PAUSED, NULL, NULL, err);
     case DD_STOP_CANCEL:
         dd_job_logf(job, DD_LOG_INFO, "cancelled");
@@ -305,6 +306,9 @@ static bool next_job(struct dd_workers *workers, struct dd_job *job) {
             pthread_mutex_unlock(&workers->lock);
             return true;
         }
+        pthread_mutex_unlock(&workers->lock); /* an empty queue may have ended a sweep; telling takes the lock */
+        dd_sweep_news_tell(workers->daemon);
+        pthread_mutex_lock(&workers->lock);
         if (status != DD_OK) {
             dd_log(DD_LOG_ERROR, "worker", "cannot read the queue, will try again: %s", err.message);
             wait_for(&workers->wake, &workers->lock, 2000);
@@ -322,6 +326,7 @@ static void *worker_main(void *argument) {
     dd_thread_give_way();
     while (next_job(workers, job)) {
         int64_t id = job->id;
+        dd_sweep_news_tell(workers->daemon); /* what claiming it has decided */
         run_job(workers, job);
         malloc_trim(0); /* what training had freed goes back to the machine */
         pthread_mutex_lock(&workers->lock);

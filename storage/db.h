@@ -32,7 +32,9 @@ struct dd_storage {
     char *path;
     int lock_fd;
     struct db write, read;
-    int64_t pinged_us; /* last successful write of dd_storage_ping; under write.lock */
+    int64_t pinged_us;         /* last successful write of dd_storage_ping; under write.lock */
+    struct dd_asha_news *news; /* decisions not yet fetched; under write.lock */
+    size_t n_news, cap_news;
 };
 
 enum dd_status db_open(struct db *db, const char *path, int flags, struct dd_error *err) DD_MUST_CHECK;
@@ -95,6 +97,18 @@ enum dd_status db_experiment_read(const struct db_query *query, struct dd_experi
 /* dd_storage_experiment_insert with the write lock held, inside a transaction or not. */
 enum dd_status db_experiment_insert(struct db *db, const struct dd_experiment *experiment, int64_t *ret_id,
                                     struct dd_error *err) DD_MUST_CHECK;
+/* asha.c, inside the open transaction: what a sweep decides when its run has stored an epoch (*ret_stop: the run stops
+ * here), and when a worker is free. */
+enum dd_status db_asha_epoch(struct dd_storage *storage, int64_t id, int epoch, bool *ret_stop,
+                             struct dd_error *err) DD_MUST_CHECK;
+enum dd_status db_asha_idle(struct dd_storage *storage, struct dd_error *err) DD_MUST_CHECK;
+/* db_finish for a transaction in which there may have been decisions, that had n_news before it: a rollback forgets
+ * them. */
+enum dd_status db_asha_finish(struct dd_storage *storage, size_t n_news, enum dd_status status,
+                              struct dd_error *err) DD_MUST_CHECK;
+/* run.c: dd_storage_log_put with the write lock held. */
+enum dd_status db_log_put(struct db *db, int64_t id, enum dd_log_level level, const char *message, int64_t *ret_seq,
+                          struct dd_error *err) DD_MUST_CHECK;
 /* idempotent.c: notes inside the open transaction that the claim's key made what lies at "<prefix><id>".  DD_CONFLICT
  * when the key has been used. */
 enum dd_status db_claim_put(struct db *db, const struct dd_claim *claim, const char *prefix, int64_t id,

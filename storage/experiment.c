@@ -85,6 +85,7 @@ static const struct column columns[] = {
     {"error_message", COLUMN_TEXT, false, AT(error_message)},
     {"sweep_id", COLUMN_INT64_OR_NULL, true, AT(sweep_id)},
     {"sweep_point", COLUMN_INT, true, AT(sweep_point)},
+    {"stopped", COLUMN_TEXT, false, AT(stopped)},
 };
 
 static char select_list[2048];

@@ -116,7 +116,7 @@ static enum dd_status put_epoch_summary(struct db *db, int64_t id, const struct 
 
 enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, const struct dd_epoch_row *epoch,
                                     const struct dd_prediction_set *dev, const struct dd_step_row *steps,
-                                    size_t n_steps, struct dd_error *err) {
+                                    size_t n_steps, bool *ret_stop, struct dd_error *err) {
     DD_CLEANUP(db_blobs_release) struct db_blobs blobs = {0};
     enum dd_status status = DD_OK;
     if (epoch->epoch < 1) {
@@ -130,6 +130,8 @@ enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, cons
     }
     struct db *db = &storage->write;
     DB_GUARD(db);
+    size_t n_news = storage->n_news;
+    bool stop = false;
     status = db_begin(db, err);
     if (status != DD_OK) {
         return status;
@@ -144,7 +146,14 @@ enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, cons
     if (status == DD_OK) {
         status = put_epoch_summary(db, id, epoch, err);
     }
-    return db_finish(db, status, err);
+    if (status == DD_OK) {
+        status = db_asha_epoch(storage, id, epoch->epoch, &stop, err);
+    }
+    status = db_asha_finish(storage, n_news, status, err);
+    if (status == DD_OK && ret_stop) {
+        *ret_stop = stop;
+    }
+    return status;
 }
 
 enum dd_status dd_storage_steps_put(struct dd_storage *storage, int64_t id, const struct dd_step_row *steps,

@@ -134,6 +134,7 @@ void dd_storage_close(struct dd_storage *storage) {
     db_close(&storage->read);
     db_close(&storage->write);
     dd_close_fd(&storage->lock_fd);
+    free(storage->news);
     free(storage->path);
     free(storage);
 }

@@ -32,6 +32,9 @@ bool dd_state_parse(const char *name, enum dd_state *ret_state) {
 
 #define BIT(state) (1u << (state))
 
+/* What a person takes from a sweep that stopped it is that person's from then on (asha.c). */
+#define RELEASED_BY_HAND "asha_free = asha_free OR stopped IS NOT NULL, stopped = NULL"
+
 /* The numbers in the SQL are those of enum dd_state; ?1 is the experiment, ?2 the time. */
 struct action_row {
     const char *name;
@@ -49,16 +52,16 @@ static const struct action_row actions[DD_ACTION_COUNT] = {
                           " WHERE id = ?1 AND state IN (0, 1, 2) RETURNING state"},
     [DD_ACTION_PAUSE] = {"pause", BIT(DD_QUEUED) | BIT(DD_RUNNING), "pause is for queued and running ones",
                          "UPDATE experiments SET state = CASE state WHEN 1 THEN 1 ELSE 2 END,"
-                         " pause_requested = (state = 1), revision = revision + 1"
+                         " pause_requested = (state = 1), revision = revision + 1, " RELEASED_BY_HAND
                          " WHERE id = ?1 AND state IN (0, 1) RETURNING state"},
     [DD_ACTION_RESUME] = {"resume", BIT(DD_PAUSED), "resume is for paused ones",
                           "UPDATE experiments SET state = 0, queued_ms = ?2, crashes = 0, pause_requested = 0,"
-                          " cancel_requested = 0, revision = revision + 1"
+                          " cancel_requested = 0, revision = revision + 1, " RELEASED_BY_HAND
                           " WHERE id = ?1 AND state = 2 RETURNING state"},
     [DD_ACTION_RETRY] = {"retry", BIT(DD_FAILED) | BIT(DD_CANCELLED), "retry is for failed and cancelled ones",
                          "UPDATE experiments SET state = 0, queued_ms = ?2, crashes = 0, finished_ms = NULL,"
                          " error_code = NULL, error_message = NULL, pause_requested = 0, cancel_requested = 0,"
-                         " revision = revision + 1"
+                         " revision = revision + 1, " RELEASED_BY_HAND
                          " WHERE id = ?1 AND state IN (4, 5) RETURNING state"},
 };
 
@@ -111,11 +114,9 @@ enum dd_status dd_storage_act(struct dd_storage *storage, int64_t id, enum dd_ac
     return DD_OK;
 }
 
-enum dd_status dd_storage_claim(struct dd_storage *storage, int64_t *ret_id, struct dd_error *err) {
+static enum dd_status claim_first(struct db *db, int64_t *ret_id, struct dd_error *err) {
     bool row = false;
-    DB_GUARD(&storage->write);
-    DB_QUERY query =
-        db_query_start(&storage->write, "UPDATE experiments SET state = 1, started_ms = coalesce(started_ms, ?1),"
+    DB_QUERY query = db_query_start(db, "UPDATE experiments SET state = 1, started_ms = coalesce(started_ms, ?1),"
                                         " attempts = attempts + 1, pause_requested = 0, cancel_requested = 0,"
                                         " revision = revision + 1"
                                         " WHERE id = (SELECT id FROM experiments WHERE queue_key IS NOT NULL"
@@ -127,6 +128,25 @@ enum dd_status dd_storage_claim(struct dd_storage *storage, int64_t *ret_id, str
     }
     int64_t id = row ? db_column_int(&query, 0) : 0;
     status = db_query_run(&query, NULL, err);
+    if (status == DD_OK) {
+        *ret_id = id;
+    }
+    return status;
+}
+
+enum dd_status dd_storage_claim(struct dd_storage *storage, int64_t *ret_id, struct dd_error *err) {
+    int64_t id = 0;
+    DB_GUARD(&storage->write);
+    size_t n_news = storage->n_news;
+    enum dd_status status = db_begin(&storage->write, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    status = db_asha_idle(storage, err);
+    if (status == DD_OK) {
+        status = claim_first(&storage->write, &id, err);
+    }
+    status = db_asha_finish(storage, n_news, status, err);
     if (status == DD_OK) {
         *ret_id = id;
     }
@@ -206,9 +226,11 @@ enum dd_status dd_storage_experiment_finish(struct dd_storage *storage, int64_t 
     struct db *db = &storage->write;
     int changes = 0;
     DB_GUARD(db);
-    /* A cancel that came while the worker was pausing must not be lost. */
+    /* A cancel that came while the worker was pausing must not be lost; nor a promotion that took back the wish. */
     DB_QUERY query =
-        db_query_start(db, "UPDATE experiments SET state = CASE WHEN ?2 = 2 AND cancel_requested THEN 5 ELSE ?2 END,"
+        db_query_start(db, "UPDATE experiments SET state = CASE WHEN ?2 = 2 AND cancel_requested THEN 5"
+                           " WHEN ?2 = 2 AND NOT pause_requested AND EXISTS"
+                           "  (SELECT 1 FROM asha WHERE experiment_id = ?1 AND promoted) THEN 0 ELSE ?2 END,"
                            " finished_ms = CASE WHEN ?2 = 2 AND NOT cancel_requested THEN NULL ELSE ?3 END,"
                            " error_code = ?4, error_message = ?5, " WISHES_DONE " WHERE id = ?1 AND state = 1");
     db_bind_int(&query, id);

@@ -50,13 +50,12 @@ enum dd_status dd_storage_set_progress(struct dd_storage *storage, int64_t id, c
     return status == DD_OK && changes == 0 ? db_experiment_missing(id, err) : status;
 }
 
-enum dd_status dd_storage_log_put(struct dd_storage *storage, int64_t id, enum dd_log_level level, const char *message,
-                                  int64_t *ret_seq, struct dd_error *err) {
+enum dd_status db_log_put(struct db *db, int64_t id, enum dd_log_level level, const char *message, int64_t *ret_seq,
+                          struct dd_error *err) {
     bool row = false;
-    DB_GUARD(&storage->write);
-    DB_QUERY query = db_query_start(&storage->write, "INSERT INTO run_log (experiment_id, seq, time_ms, level, message)"
-                                                     " SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4 FROM run_log"
-                                                     " WHERE experiment_id = ?1 RETURNING seq");
+    DB_QUERY query = db_query_start(db, "INSERT INTO run_log (experiment_id, seq, time_ms, level, message)"
+                                        " SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4 FROM run_log"
+                                        " WHERE experiment_id = ?1 RETURNING seq");
     db_bind_int(&query, id);
     db_bind_int(&query, dd_clock_wall_ms());
     db_bind_int(&query, (int64_t)level);
@@ -71,6 +70,12 @@ enum dd_status dd_storage_log_put(struct dd_storage *storage, int64_t id, enum d
         *ret_seq = seq;
     }
     return status;
+}
+
+enum dd_status dd_storage_log_put(struct dd_storage *storage, int64_t id, enum dd_log_level level, const char *message,
+                                  int64_t *ret_seq, struct dd_error *err) {
+    DB_GUARD(&storage->write);
+    return db_log_put(&storage->write, id, level, message, ret_seq, err);
 }
 
 enum dd_status dd_storage_log_get(struct dd_storage *storage, int64_t id, int64_t after, int limit,

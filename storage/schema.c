@@ -134,7 +134,23 @@ static const char step_1[] =
 /* Which point of its sweep a run belongs to: the runs of a point differ in the seed alone. */
 static const char step_2[] = "ALTER TABLE experiments ADD COLUMN sweep_point INTEGER NOT NULL DEFAULT 0;";
 
-static const char *const migrations[] = {step_1, step_2};
+/* Sweeps that decide (asha.c): rules a sweep; a row for each run and rung it reached; why a run was stopped, and
+ * whether a person took it over after that. */
+static const char step_3[] =
+    "ALTER TABLE sweeps ADD COLUMN asha_min_epochs INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sweeps ADD COLUMN asha_eta INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sweeps ADD COLUMN asha_accuracy INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE experiments ADD COLUMN stopped TEXT;"
+    "ALTER TABLE experiments ADD COLUMN asha_free INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX experiments_stopped ON experiments (sweep_id) WHERE stopped IS NOT NULL;"
+    "CREATE TABLE asha ("
+    " experiment_id INTEGER NOT NULL REFERENCES experiments (id) ON DELETE CASCADE,"
+    " rung INTEGER NOT NULL, sweep_id INTEGER NOT NULL REFERENCES sweeps (id) ON DELETE CASCADE,"
+    " point INTEGER NOT NULL, epoch INTEGER NOT NULL, score REAL, promoted INTEGER NOT NULL DEFAULT 0,"
+    " PRIMARY KEY (experiment_id, rung)) WITHOUT ROWID;"
+    "CREATE INDEX asha_rung ON asha (sweep_id, rung, point);";
+
+static const char *const migrations[] = {step_1, step_2, step_3};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

@@ -58,6 +58,7 @@ struct dd_experiment {
     char *error_code, *error_message;
     int64_t sweep_id;      /* 0: none */
     int sweep_point;       /* 0-based place of its point in that sweep */
+    char *stopped;         /* why its sweep stopped it, "asha rung 2"; NULL if it did not */
     struct dd_claim claim; /* insert alone */
 };
 void dd_experiment_release(struct dd_experiment *experiment);
@@ -94,7 +95,7 @@ enum dd_status dd_storage_experiment_delete(struct dd_storage *storage, int64_t 
     DD_MUST_CHECK; /* with its rows; DD_CONFLICT while running */
 
 /* The queue: highest priority, then oldest (by queued time). *ret_id 0 when it is empty. Sets running, started_ms,
- * attempts+1. */
+ * attempts+1.  Sweeps that decide (struct dd_asha) put into the queue what they promote, in the same transaction. */
 enum dd_status dd_storage_claim(struct dd_storage *storage, int64_t *ret_id, struct dd_error *err) DD_MUST_CHECK;
 /* At start: running → queued with crashes+1 (or → failed "daemon_died" when crashes reaches max_crashes); a pending
  * cancel → cancelled, a pending pause → paused.  Fills how many were requeued and failed. */
@@ -145,10 +146,11 @@ struct dd_prediction_set {
 }; /* owned arrays [n] */
 void dd_prediction_set_release(struct dd_prediction_set *set);
 /* One transaction: the steps, the epoch (INSERT OR REPLACE by number), its predictions, epochs_done, best and last of
- * the experiment. */
+ * the experiment, and what its sweep decides on that.  *ret_stop (may be NULL): that the run stops here; it counts as
+ * asked to pause then. */
 enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, const struct dd_epoch_row *epoch,
                                     const struct dd_prediction_set *dev, const struct dd_step_row *steps,
-                                    size_t n_steps, struct dd_error *err) DD_MUST_CHECK;
+                                    size_t n_steps, bool *ret_stop, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_steps_put(struct dd_storage *storage, int64_t id, const struct dd_step_row *steps,
                                     size_t n_steps, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_epochs_get(struct dd_storage *storage, int64_t id, int after, struct dd_epoch_row **ret_rows,
@@ -206,6 +208,12 @@ enum dd_status dd_storage_asset_list(struct dd_storage *storage, enum dd_asset_k
 enum dd_status dd_storage_asset_delete(struct dd_storage *storage, enum dd_asset_kind kind, const char *name,
                                        struct dd_asset *ret_deleted, struct dd_error *err) DD_MUST_CHECK;
 
+/* Asynchronous successive halving: rungs at min_epochs·eta^k; the best 1/eta of the points that reach one go on. */
+struct dd_asha {
+    int min_epochs, eta; /* min_epochs 0: every run goes to its end */
+    bool by_accuracy;    /* else by macro F1 */
+};
+
 /* Sweeps: groups of experiments.  plan_json holds all of the request: base, axes, points, seeds. */
 #define DD_SWEEP_MAX_RUNS 1000
 struct dd_sweep {
@@ -213,6 +221,7 @@ struct dd_sweep {
     char *name, *base_json, *plan_json;
     bool cancelled; /* by a person, as a whole */
     int64_t created_ms;
+    struct dd_asha asha;
     struct dd_claim claim; /* insert alone */
 };
 void dd_sweep_release(struct dd_sweep *sweep);
@@ -235,6 +244,21 @@ enum dd_status dd_storage_sweep_counts(struct dd_storage *storage, int64_t id, i
  * touched, whose events are due; a running one's worker must be told. */
 enum dd_status dd_storage_sweep_cancel(struct dd_storage *storage, int64_t id, int64_t **ret_ids, size_t *ret_count,
                                        struct dd_error *err) DD_MUST_CHECK;
+
+struct dd_asha_rung {
+    int rung, epoch; /* 1-based */
+    int points, promoted;
+};
+#define DD_ASHA_MAX_RUNGS 32
+enum dd_status dd_storage_asha_rungs(struct dd_storage *storage, int64_t sweep_id, struct dd_asha_rung *rungs,
+                                     size_t max, size_t *ret_count, struct dd_error *err) DD_MUST_CHECK;
+/* Decisions since the last call, in their order, each already in the log of the run it is about: events are due, and
+ * workers may have something to do.  The caller frees; *ret_news NULL when there are none. */
+struct dd_asha_news {
+    int64_t id, seq, time_ms;
+    char message[160];
+};
+void dd_storage_asha_news(struct dd_storage *storage, struct dd_asha_news **ret_news, size_t *ret_count);
 
 /* Idempotency keys: kept for 24 h. */
 struct dd_idempotent {

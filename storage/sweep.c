@@ -8,7 +8,7 @@
 #include "storage/db.h"
 
 #define MAX_LIMIT 500
-#define COLUMNS "id, name, base, axes, state, created_ms"
+#define COLUMNS "id, name, base, axes, state, created_ms, asha_min_epochs, asha_eta, asha_accuracy"
 #define CANCELLED 1 /* of sweeps.state; 0 otherwise */
 
 void dd_sweep_release(struct dd_sweep *sweep) {
@@ -32,7 +32,10 @@ static enum dd_status missing(int64_t id, struct dd_error *err) {
 static enum dd_status read_sweep(const struct db_query *query, struct dd_sweep *ret_sweep, struct dd_error *err) {
     struct dd_sweep sweep = {.id = db_column_int(query, 0),
                              .cancelled = db_column_int(query, 4) == CANCELLED,
-                             .created_ms = db_column_int(query, 5)};
+                             .created_ms = db_column_int(query, 5),
+                             .asha = {.min_epochs = (int)db_column_int(query, 6),
+                                      .eta = (int)db_column_int(query, 7),
+                                      .by_accuracy = db_column_int(query, 8) != 0}};
     enum dd_status status = db_column_text(query, 1, &sweep.name, err);
     if (status == DD_OK) {
         status = db_column_text(query, 2, &sweep.base_json, err);
@@ -51,11 +54,15 @@ static enum dd_status read_sweep(const struct db_query *query, struct dd_sweep *
 static enum dd_status insert_all(struct db *db, const struct dd_sweep *sweep, const struct dd_experiment *experiments,
                                  size_t n, int64_t *ret_id, int64_t *ret_first_id, struct dd_error *err) {
     struct db_query query =
-        db_query_start(db, "INSERT INTO sweeps (name, base, axes, created_ms) VALUES (?1, ?2, ?3, ?4)");
+        db_query_start(db, "INSERT INTO sweeps (name, base, axes, created_ms, asha_min_epochs, asha_eta, asha_accuracy)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
     db_bind_text(&query, sweep->name);
     db_bind_text(&query, sweep->base_json);
     db_bind_text(&query, sweep->plan_json);
     db_bind_int(&query, DD_MAX(dd_clock_wall_ms(), 0));
+    db_bind_int(&query, sweep->asha.min_epochs);
+    db_bind_int(&query, sweep->asha.eta);
+    db_bind_int(&query, sweep->asha.by_accuracy);
     enum dd_status status = db_query_run(&query, NULL, err);
     if (status != DD_OK) {
         return status;

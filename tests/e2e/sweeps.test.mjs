@@ -93,6 +93,10 @@ test('every fault says where in the request it is, and nothing is queued', { ski
     [{ base: base(), random: { T: [1, 2] }, count: 3 }, ['/count']],
     [{ base: base(), grid: { T: Array.from({ length: 100 }, (_, i) => i + 1) }, seeds: Array.from({ length: 11 }, (_, i) => i) }, ['/seeds']],
     [{ base: base(), grid: { name: ['a'], seed: [1] }, seeds: [2] }, ['/grid/name', '/grid/seed']],
+    [{ base: base(), grid: { T: [1, 2] }, asha: { min_epoch: 1, eta: 1, metric: 'f1' } }, ['/asha/eta', '/asha/metric', '/asha/min_epoch']],
+    [{ base: base(), grid: { T: [1, 2] }, asha: { min_epochs: 2 } }, ['/asha/min_epochs']],
+    [{ base: base(), grid: { epochs: [2, 4] }, asha: {} }, ['/grid/epochs']],
+    [{ base: base(), grid: { T: [1, 2] }, asha: true }, ['/asha']],
     [{ base: { ...base(), save_as: 'x' }, grid: [] }, ['/base/save_as', '/grid']],
   ];
   for (const [body, wanted] of faulty) {

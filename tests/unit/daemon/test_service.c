@@ -85,7 +85,7 @@ static void put_epoch(int64_t id, int epoch, double f1) {
     float scores[2] = {0.5f, 0.75f};
     const struct dd_prediction_set set = {.n = 2, .label = labels, .score = scores};
     struct dd_error err = {0};
-    assert_int_equal(dd_storage_epoch_put(test_daemon.storage, id, &row, &set, NULL, 0, &err), DD_OK);
+    assert_int_equal(dd_storage_epoch_put(test_daemon.storage, id, &row, &set, NULL, 0, NULL, &err), DD_OK);
 }
 
 static const cJSON *at(const cJSON *object, const char *name) {

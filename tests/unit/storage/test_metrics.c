@@ -34,7 +34,7 @@ static void put(struct fixture *f, int64_t id, int epoch, double macro_f1, bool 
     struct dd_step_row steps[2] = {
         {.step = 2 * epoch - 1, .epoch = epoch, .loss = 1.5, .kl = NAN, .ce = 1, .lr = 1e-3, .grad_norm = 3},
         {.step = 2 * epoch, .epoch = epoch, .loss = 0.1, .kl = 0.25, .ce = 1, .lr = 1e-3, .grad_norm = INFINITY}};
-    assert_ok(f, dd_storage_epoch_put(f->storage, id, &row, &dev, steps, 2, &f->err));
+    assert_ok(f, dd_storage_epoch_put(f->storage, id, &row, &dev, steps, 2, NULL, &f->err));
 }
 
 static void test_epochs(void **state) {
@@ -66,10 +66,10 @@ static void test_epochs(void **state) {
     }
     free(rows);
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found",
-                 dd_storage_epoch_put(f->storage, 99, &expected, NULL, NULL, 0, &f->err));
+                 dd_storage_epoch_put(f->storage, 99, &expected, NULL, NULL, 0, NULL, &f->err));
     expected.epoch = 0;
     assert_fails(f, DD_INTERNAL, "epoch_invalid",
-                 dd_storage_epoch_put(f->storage, id, &expected, NULL, NULL, 0, &f->err));
+                 dd_storage_epoch_put(f->storage, id, &expected, NULL, NULL, 0, NULL, &f->err));
     assert_int_equal(raw_int(f, "SELECT count(*) FROM epochs"), 6);
 }
 
@@ -182,10 +182,10 @@ static void test_predictions(void **state) {
     float score[1] = {0};
     struct dd_prediction_set wrong = {1, bad, score};
     assert_fails(f, DD_INVALID, "label_out_of_range",
-                 dd_storage_epoch_put(f->storage, id, &row, &wrong, NULL, 0, &f->err));
+                 dd_storage_epoch_put(f->storage, id, &row, &wrong, NULL, 0, NULL, &f->err));
     bad[0] = -1;
     assert_fails(f, DD_INVALID, "label_out_of_range",
-                 dd_storage_epoch_put(f->storage, id, &row, &wrong, NULL, 0, &f->err));
+                 dd_storage_epoch_put(f->storage, id, &row, &wrong, NULL, 0, NULL, &f->err));
     assert_int_equal(raw_int(f, "SELECT count(*) FROM epochs"), 1); /* nothing half-written */
 
     static const char *const damage[] = {"labels = x'00'", "scores = x''", "n = 4", "n = -1",

@@ -11,7 +11,7 @@
 static void test_new_database(void **state) {
     struct fixture *f = *state;
     char text[256];
-    assert_int_equal(dd_storage_schema_version(f->storage), 2);
+    assert_int_equal(dd_storage_schema_version(f->storage), 3);
     assert_ok(f, dd_storage_ping(f->storage, &f->err));
     assert_ok(f, dd_storage_ping(f->storage, &f->err));
     assert_true(raw_int(f, "SELECT checked_ms FROM health") > 0);
@@ -45,7 +45,7 @@ static void test_empty_file_is_migrated(void **state) {
     f->storage = NULL;
     assert_int_equal(truncate(f->path, 0), 0);
     assert_ok(f, dd_storage_open(f->path, &f->storage, &f->err));
-    assert_int_equal(dd_storage_schema_version(f->storage), 2);
+    assert_int_equal(dd_storage_schema_version(f->storage), 3);
     insert_sample(f, "x", 0);
 }
 
@@ -65,13 +65,13 @@ static void test_newer_schema_is_refused(void **state) {
     insert_sample(f, "x", 0);
     dd_storage_close(f->storage);
     f->storage = NULL;
-    raw_sql(f, "PRAGMA user_version = 3");
+    raw_sql(f, "PRAGMA user_version = 4");
     assert_fails(f, DD_UNSUPPORTED, "database_newer", open_again(f));
-    assert_non_null(strstr(f->err.message, "version 3"));
+    assert_non_null(strstr(f->err.message, "version 4"));
     assert_int_equal(raw_int(f, "SELECT count(*) FROM experiments"), 1); /* untouched */
     raw_sql(f, "PRAGMA user_version = -1");
     assert_fails(f, DD_UNSUPPORTED, "database_newer", open_again(f));
-    raw_sql(f, "PRAGMA user_version = 2");
+    raw_sql(f, "PRAGMA user_version = 3");
     assert_ok(f, open_again(f));
 }
 
@@ -220,7 +220,8 @@ static void test_full_disk(void **state) {
     for (int i = 0; i < 500; i++) {
         steps[i].step = i + 1;
     }
-    assert_fails(f, DD_NO_SPACE, "no_space", dd_storage_epoch_put(f->storage, id, &epoch, NULL, steps, 500, &f->err));
+    assert_fails(f, DD_NO_SPACE, "no_space",
+                 dd_storage_epoch_put(f->storage, id, &epoch, NULL, steps, 500, NULL, &f->err));
     assert_int_equal(raw_int(f, "SELECT (SELECT count(*) FROM epochs) + (SELECT count(*) FROM steps)"), 0);
     struct dd_experiment got = get(f, id);
     assert_int_equal(got.epochs_done, 0);
@@ -229,7 +230,7 @@ static void test_full_disk(void **state) {
     assert_int_equal(claim(f), id);
     assert_ok(f, dd_storage_experiment_finish(f->storage, id, DD_FAILED, "no_space", "the disk is full", &f->err));
     limit_pages(f, 100000);
-    assert_ok(f, dd_storage_epoch_put(f->storage, id, &epoch, NULL, steps, 500, &f->err));
+    assert_ok(f, dd_storage_epoch_put(f->storage, id, &epoch, NULL, steps, 500, NULL, &f->err));
     assert_ok(f, dd_storage_experiment_insert(f->storage, &row, &last, &f->err));
     assert_int_equal(raw_int(f, "SELECT count(*) FROM steps"), 500);
     assert_int_equal(raw_int(f, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"), 0);
@@ -290,7 +291,7 @@ static void *write_epochs(void *argument) {
     struct traffic *t = argument;
     for (int i = 1; i <= 50; i++) {
         struct dd_epoch_row epoch = {.epoch = i, .macro_f1 = i / 100.0, .is_best = true};
-        t->failures += dd_storage_epoch_put(t->f->storage, t->id, &epoch, NULL, NULL, 0, NULL) != DD_OK;
+        t->failures += dd_storage_epoch_put(t->f->storage, t->id, &epoch, NULL, NULL, 0, NULL, NULL) != DD_OK;
     }
     return NULL;
 }
@@ -351,7 +352,7 @@ static enum dd_status whole_life(struct dd_storage *storage, struct dd_error *er
     enum dd_status status = dd_storage_experiment_insert(storage, &row, &id, err);
     status = status ? status : dd_storage_claim(storage, &claimed, err);
     status = status ? status : dd_storage_act(storage, claimed, DD_ACTION_PAUSE, &state, &signal, err);
-    status = status ? status : dd_storage_epoch_put(storage, claimed, &epoch, &dev, &step, 1, err);
+    status = status ? status : dd_storage_epoch_put(storage, claimed, &epoch, &dev, &step, 1, NULL, err);
     status = status ? status : dd_storage_log_put(storage, claimed, DD_LOG_INFO, "x", &seq, err);
     status = status ? status : dd_storage_reference_put(storage, claimed, "[]", label, 2, &dev, err);
     status = status ? status : dd_storage_experiment_finish(storage, claimed, DD_FINISHED, NULL, NULL, err);
