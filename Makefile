@@ -39,7 +39,7 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: all demo test bench bench-web lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
+.PHONY: all demo test bench bench-web quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
         lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
@@ -216,6 +216,8 @@ bench-web: $(BUILD)/distilld tests/browser/node_modules/.installed ## measure th
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
+quality: $(BUILD)/distilld ## what a student keeps of its teacher, arm by arm: hours (QUALITY_SHORT=1: half an hour)
+	@BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality.mjs
 $(BUILD)/tests/bench/step: tests/bench/step.c $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
 	@mkdir -p $(@D)
 	$(call say,BENCH,$@)
