@@ -136,6 +136,19 @@ static void check_classes(struct submission *s) {
     cJSON_Delete(data);
 }
 
+static void check_unlabelled(struct submission *s) {
+    if (s->spec.unlabelled != DD_FLAG_YES || s->dataset.name == NULL)
+        return;
+    cJSON *data = dd_json_of(s->dataset.info_json);
+    const cJSON *rows = cJSON_GetObjectItemCaseSensitive(data, "rows");
+    const cJSON *unlabelled = cJSON_GetObjectItemCaseSensitive(rows, "unlabelled");
+    if (!cJSON_IsNumber(unlabelled) || unlabelled->valuedouble < 1)
+        dd_faults_add(s->faults, "/unlabelled",
+                      "data set \"%s\" has no unlabelled rows: upload it with unlabelled=@file, or leave this out",
+                      s->dataset.name);
+    cJSON_Delete(data);
+}
+
 static void check_init(struct submission *s) {
     const struct dd_spec *spec = &s->spec;
     const struct dd_bert_config *c = &s->init_config;
@@ -155,6 +168,7 @@ static void check_init(struct submission *s) {
 
 static enum dd_status check_world(struct submission *s, struct dd_error *err) {
     check_classes(s);
+    check_unlabelled(s);
     check_init(s);
     if (s->spec.precision == DD_PRECISION_BF16 && !dd_engine_has_bf16())
         dd_faults_add(s->faults, "/precision",
@@ -393,6 +407,10 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
     if (cJSON_GetObjectItemCaseSensitive(changes, "layers") != NULL ||
         cJSON_GetObjectItemCaseSensitive(changes, "init") != NULL)
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "layer_map");
+    static const char *const rates[] = {"augment_mask", "augment_ngram", "augment_splice"};
+    const cJSON *augment = cJSON_GetObjectItemCaseSensitive(changes, "augment");
+    for (size_t i = 0; augment != NULL && !(augment->valuedouble > 0) && i < DD_ARRAY_LEN(rates); i++)
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, rates[i]);
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "save_as"); /* the original has that name */
 }
 

@@ -90,13 +90,12 @@ void dd_packed_release(struct dd_packed *packed) {
     *packed = (struct dd_packed){0};
 }
 
-/* Makes room for `more` tokens behind those there are; grows by half, so that appending stays linear. */
-static enum dd_status packed_reserve(struct dd_packed *packed, uint64_t *cap, uint64_t more, struct dd_error *err) {
+enum dd_status dd_packed_reserve(struct dd_packed *packed, uint64_t more, struct dd_error *err) {
     uint64_t wanted = packed->n_tokens + more;
-    if (packed->ids && wanted <= *cap) {
+    if (packed->ids && wanted <= packed->room) {
         return DD_OK;
     }
-    uint64_t grown = DD_MAX(wanted, *cap + *cap / 2);
+    uint64_t grown = DD_MAX(wanted, packed->room + packed->room / 2);
     if (grown > SIZE_MAX / sizeof *packed->ids) {
         return dd_fail_memory(err, SIZE_MAX);
     }
@@ -110,17 +109,16 @@ static enum dd_status packed_reserve(struct dd_packed *packed, uint64_t *cap, ui
         return dd_fail_memory(err, (size_t)grown);
     }
     packed->segments = segments;
-    *cap = grown;
+    packed->room = grown;
     return DD_OK;
 }
 
-static enum dd_status packed_append(struct dd_packed *packed, uint64_t *cap, const struct wave *wave,
-                                    struct dd_error *err) {
+static enum dd_status packed_append(struct dd_packed *packed, const struct wave *wave, struct dd_error *err) {
     uint64_t tokens = 0;
     for (int r = 0; r < wave->rows; r++) {
         tokens += (uint64_t)wave->counts[r];
     }
-    enum dd_status status = packed_reserve(packed, cap, tokens, err);
+    enum dd_status status = dd_packed_reserve(packed, tokens, err);
     if (status != DD_OK) {
         return status;
     }
@@ -159,7 +157,7 @@ static enum dd_status pack_check(const struct dd_row_source *source, const struc
 static enum dd_status pack_waves(struct dd_packed *packed, struct wave *wave, struct dd_team *team,
                                  const struct dd_cancel *cancel, const struct dd_progress *progress,
                                  struct dd_error *err) {
-    uint64_t rows = wave->source->rows, cap = 0;
+    uint64_t rows = wave->source->rows;
     for (wave->first = 0; wave->first < rows; wave->first += (uint64_t)wave->rows) {
         if (dd_cancel_requested(cancel) != DD_STOP_NONE) {
             return dd_fail(err, DD_STOPPED, "stopped", "stopped while tokenizing");
@@ -175,7 +173,7 @@ static enum dd_status pack_waves(struct dd_packed *packed, struct wave *wave, st
         if (failed != DD_OK) {
             return dd_fail_memory(err, (size_t)wave->max_length * sizeof(int32_t));
         }
-        enum dd_status status = packed_append(packed, &cap, wave, err);
+        enum dd_status status = packed_append(packed, wave, err);
         if (status != DD_OK) {
             return status;
         }
@@ -217,12 +215,43 @@ enum dd_status dd_packed_build(const struct dd_row_source *source, const struct 
 
 static void split_row(const void *context, uint64_t index, struct dd_row *ret_row) {
     const struct dd_split_rows *rows = context;
-    dd_dataset_row(rows->dataset, rows->split, index, ret_row);
+    uint64_t first = dd_dataset_rows(rows->dataset, rows->split);
+    if (index < first) {
+        dd_dataset_row(rows->dataset, rows->split, index, ret_row);
+    } else {
+        dd_dataset_row(rows->dataset, DD_SPLIT_UNLABELLED, index - first, ret_row);
+    }
 }
 
 struct dd_row_source dd_source_of_split(const struct dd_split_rows *rows) {
+    uint64_t more = rows->unlabelled ? dd_dataset_rows(rows->dataset, DD_SPLIT_UNLABELLED) : 0;
     return (struct dd_row_source){
-        .context = rows, .row = split_row, .rows = dd_dataset_rows(rows->dataset, rows->split)};
+        .context = rows, .row = split_row, .rows = dd_dataset_rows(rows->dataset, rows->split) + more};
+}
+
+enum dd_status dd_packed_part(const struct dd_packed *whole, uint32_t first, uint32_t rows, struct dd_packed *ret_part,
+                              struct dd_error *err) {
+    uint64_t from = whole->offsets[first];
+    struct dd_packed part = {.rows = rows,
+                             .n_tokens = whole->offsets[first + rows] - from,
+                             .ids = whole->ids + from,
+                             .segments = whole->segments + from,
+                             .labels = whole->labels + first};
+    part.offsets = dd_calloc((size_t)rows + 1, sizeof *part.offsets);
+    if (!part.offsets) {
+        return dd_fail_memory(err, (size_t)rows * sizeof *part.offsets);
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        part.offsets[r + 1] = whole->offsets[first + r + 1] - from;
+        part.longest = DD_MAX(part.longest, (int)(part.offsets[r + 1] - part.offsets[r]));
+    }
+    *ret_part = part;
+    return DD_OK;
+}
+
+void dd_packed_part_release(struct dd_packed *part) {
+    free(part->offsets);
+    *part = (struct dd_packed){0};
 }
 
 enum dd_status dd_packed_digest(const struct dd_packed *packed, uint8_t out[DD_SHA256_BYTES], struct dd_error *err) {

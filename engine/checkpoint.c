@@ -11,7 +11,7 @@
  *        8    4  version, 1
  *       12    4  zero
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
- *       48   32  SHA-256 of the data set (train, dev, class names)
+ *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
  *      112   32  SHA-256 of the parameters' names, shapes and offsets
  *      144    8  P, floats in a slab
@@ -19,8 +19,8 @@
  *      160    8  S, steps kept
  *      168    8  D, dev predictions kept
  *      176  120  position: step, epoch, epoch_step, sum_rows, sum_tokens, epochs_done, delivered (u64 each),
- *                optimizer step (u64), sum_loss, sum_kl, sum_ce, elapsed_seconds, epoch_seconds, evaluation_seconds,
- *                reserved 0 (f64 each)
+ *                optimizer step (u64), sum_loss, sum_kl, sum_ce, elapsed_seconds, epoch_seconds, evaluation_seconds
+ *                (f64 each), sum_unlabelled (u64; 0 in files of before it existed, whose rows all had labels)
  *      296  144  metrics of the last epoch that is done (18 × 8: epoch u64, 16 f64 in the order of
  *                struct dd_epoch_metrics, is_best u64)
  *      440  144  metrics of the best one
@@ -204,7 +204,7 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
     put_f64(out, state->elapsed_seconds);
     put_f64(out, state->epoch_seconds);
     put_f64(out, state->evaluation_seconds);
-    put_f64(out, 0.0);
+    put_u64(out, state->sum_unlabelled);
     put_metrics(out, &state->last);
     put_metrics(out, &state->best);
     dd_buffer_append(out, state->best_sha256, DD_SHA256_BYTES);
@@ -400,7 +400,8 @@ static bool possible(const struct dd_checkpoint *cp, const struct dd_run_shape *
     const struct dd_run_state *s = &cp->state;
     if (s->epochs_done < 0 || s->epochs_done > shape->epochs || s->epoch != s->epochs_done + 1 || s->epoch_step < 0 ||
         s->epoch_step > shape->steps_per_epoch ||
-        s->step != (int64_t)s->epochs_done * shape->steps_per_epoch + s->epoch_step || cp->optimizer_step != s->step) {
+        s->step != (int64_t)s->epochs_done * shape->steps_per_epoch + s->epoch_step || cp->optimizer_step != s->step ||
+        s->sum_unlabelled > s->sum_rows) {
         return false;
     }
     if (s->epochs_done > 0 && (s->n_dev != shape->dev_rows || s->last.epoch != s->epochs_done || s->best.epoch < 1 ||
@@ -436,7 +437,7 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
     state->elapsed_seconds = get_f64(&in);
     state->epoch_seconds = get_f64(&in);
     state->evaluation_seconds = get_f64(&in);
-    (void)get_f64(&in);
+    state->sum_unlabelled = get_u64(&in);
     get_metrics(&in, &state->last);
     get_metrics(&in, &state->best);
     get_bytes(&in, state->best_sha256, DD_SHA256_BYTES);

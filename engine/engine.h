@@ -258,7 +258,7 @@ enum dd_status dd_predict(struct dd_predictor *predictor, const struct dd_row *r
 struct dd_step_metrics {
     int64_t step, steps;      /* step: 1-based over the whole run */
     int epoch, epochs;        /* 1-based */
-    double loss, kl, ce;      /* of this batch; kl NAN for finetune */
+    double loss, kl, ce;      /* of this batch; kl NAN for finetune, ce NAN where no row of it has a label */
     double lr, grad_norm;     /* norm before clipping */
     double elapsed_seconds;   /* training time since the start of the run, over all attempts */
     double tokens_per_second; /* real tokens, over the last second or so */
@@ -267,7 +267,7 @@ struct dd_step_metrics {
 /* epoch is 1-based.  The note counts epochs from 0; we count from 1 and say so. */
 struct dd_epoch_metrics {
     int epoch;
-    double train_loss, train_kl, train_ce; /* means over rows; kl NAN for finetune */
+    double train_loss, train_kl, train_ce; /* means over rows, CE over those with a label; kl NAN for finetune */
     double dev_loss;                       /* same loss function as training, on dev; CE for finetune */
     double accuracy, macro_precision, macro_recall, macro_f1, weighted_precision, weighted_recall, weighted_f1;
     double teacher_agreement; /* share of dev rows where student and teacher say the same; NAN for finetune */

@@ -86,10 +86,11 @@ static int guess_tokens(const char *text, size_t bytes) {
 struct lengths {
     int n; /* sampled rows */
     int32_t offsets[SAMPLE_ROWS + 1];
+    int sorted[SAMPLE_ROWS]; /* longest first */
+    double each;             /* rows that a sampled one stands for */
     double mean;
     int longest;
     double total; /* of the split */
-    double largest_batch;
 };
 
 static int descending(const void *a, const void *b) {
@@ -97,12 +98,12 @@ static int descending(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-static void sample_lengths(const struct dd_dataset *dataset, enum dd_split split, int max_length, int batch_size,
+/* times: how often each row is trained on, with its altered copies; they are about as long as it is. */
+static void sample_lengths(const struct dd_dataset *dataset, enum dd_split split, int max_length, int times,
                            struct lengths *ret) {
     uint64_t rows = dd_dataset_rows(dataset, split);
     uint64_t step = DD_MAX(rows / SAMPLE_ROWS, (uint64_t)1);
-    int sorted[SAMPLE_ROWS];
-    *ret = (struct lengths){0};
+    *ret = (struct lengths){.each = (double)step * times};
     for (uint64_t r = 0; r < rows && ret->n < SAMPLE_ROWS; r += step) {
         struct dd_row row;
         dd_dataset_row(dataset, split, r, &row);
@@ -112,7 +113,7 @@ static void sample_lengths(const struct dd_dataset *dataset, enum dd_split split
             tokens += 1 + guess_tokens(row.pair, DD_MIN(row.pair_bytes, cap));
         }
         tokens = DD_MIN(tokens, max_length);
-        sorted[ret->n] = tokens;
+        ret->sorted[ret->n] = tokens;
         ret->offsets[ret->n + 1] = ret->offsets[ret->n] + tokens;
         ret->longest = DD_MAX(ret->longest, tokens);
         ret->n++;
@@ -121,15 +122,20 @@ static void sample_lengths(const struct dd_dataset *dataset, enum dd_split split
         return;
     }
     ret->mean = (double)ret->offsets[ret->n] / ret->n;
-    ret->total = ret->mean * (double)rows;
-    qsort(sorted, (size_t)ret->n, sizeof *sorted, descending);
-    /* The batch_size longest of all rows: in the sample, every step-th of them was seen. */
-    double left = (double)DD_MIN((uint64_t)batch_size, rows);
-    for (int i = 0; i < ret->n && left > 0.0; i++) {
-        double share = DD_MIN(left, (double)step);
-        ret->largest_batch += share * sorted[i];
+    ret->total = ret->mean * (double)rows * times;
+    qsort(ret->sorted, (size_t)ret->n, sizeof *ret->sorted, descending);
+}
+
+/* Tokens of the batch_size longest rows of both: in the samples, every each-th of them was seen. */
+static double largest_batch(const struct lengths *a, const struct lengths *b, int batch_size) {
+    double left = batch_size, tokens = 0.0;
+    for (int i = 0, j = 0; left > 0.0 && (i < a->n || j < b->n);) {
+        bool first = j == b->n || (i < a->n && a->sorted[i] >= b->sorted[j]);
+        double share = DD_MIN(left, first ? a->each : b->each);
+        tokens += share * (first ? a->sorted[i++] : b->sorted[j++]);
         left -= share;
     }
+    return tokens;
 }
 
 /* Matrix operations of a pass over the split, per row sampled, scaled to all rows. */
@@ -149,8 +155,9 @@ struct plan {
     const struct dd_spec *spec;
     const struct dd_bert_config *base; /* NULL: none */
     struct dd_bert_config student;
-    uint64_t train_rows, dev_rows;
-    struct lengths train, dev;
+    uint64_t train_rows, dev_rows, unlabelled_rows; /* train_rows: with the augmented copies */
+    struct lengths train, dev, unlabelled;
+    double largest_batch;
     uint64_t slab_floats, parameters; /* of the student */
     uint64_t base_floats;
 };
@@ -174,13 +181,17 @@ static uint64_t bert_bytes(const struct dd_bert_config *config, double tokens, i
     return bytes == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : bytes;
 }
 
+static uint64_t plan_rows(const struct plan *plan) {
+    return plan->train_rows + plan->unlabelled_rows + plan->dev_rows;
+}
+
 /* The sequences that dd_train gives its kernels room for, and what a batch costs outside them. */
 static uint64_t memory_bytes(const struct plan *plan, int threads) {
     const struct dd_spec *spec = plan->spec;
-    uint64_t rows = plan->train_rows + plan->dev_rows, classes = (uint64_t)plan->student.n_labels;
-    uint64_t packed = (uint64_t)((plan->train.total + plan->dev.total) * 5.0) + rows * 16;
+    uint64_t rows = plan_rows(plan), classes = (uint64_t)plan->student.n_labels;
+    uint64_t packed = (uint64_t)((plan->train.total + plan->unlabelled.total + plan->dev.total) * 5.0) + rows * 16;
     uint64_t model = plan->slab_floats * 4, given = plan->base_floats * 4;
-    double tokens = DD_MAX(plan->train.largest_batch, (double)plan->dev.longest);
+    double tokens = DD_MAX(plan->largest_batch, (double)plan->dev.longest);
     uint64_t training =
         2 * model + dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats) +
         bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision);
@@ -189,6 +200,7 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
         asking = model + bert_bytes(plan->base, DD_INFER_TOKENS, DD_INFER_SEQUENCES, spec->max_length, false,
                                     DD_PRECISION_FP32);
         logits += rows * classes * 4;
+        asking += rows * (classes * 4 + 8); /* the part that is asked about: its answer and its offsets */
     }
     return DD_MAX(training, asking) + given + packed + logits + (uint64_t)DD_MAX(threads, 1) * BLAS_BYTES + FIXED_BYTES;
 }
@@ -196,10 +208,12 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
 static double run_flops(const struct plan *plan) {
     const struct dd_spec *spec = plan->spec;
     double epoch = split_flops(&plan->student, &plan->train, plan->train_rows, true) +
+                   split_flops(&plan->student, &plan->unlabelled, plan->unlabelled_rows, true) +
                    split_flops(&plan->student, &plan->dev, plan->dev_rows, false);
     double teacher = 0.0;
     if (spec->task == DD_TASK_DISTILL && plan->base) {
         teacher = split_flops(plan->base, &plan->train, plan->train_rows, false) +
+                  split_flops(plan->base, &plan->unlabelled, plan->unlabelled_rows, false) +
                   split_flops(plan->base, &plan->dev, plan->dev_rows, false);
     }
     return epoch * spec->epochs + teacher;
@@ -207,13 +221,20 @@ static double run_flops(const struct plan *plan) {
 
 static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_dataset *dataset,
                                 const struct dd_bert_config *base, struct plan *plan, struct dd_error *err) {
+    bool distill = spec->task == DD_TASK_DISTILL, unlabelled = distill && spec->unlabelled == DD_FLAG_YES;
+    int times = 1 + (distill ? spec->augment : 0);
     *plan = (struct plan){.spec = spec,
                           .base = base,
-                          .train_rows = dd_dataset_rows(dataset, DD_SPLIT_TRAIN),
-                          .dev_rows = dd_dataset_rows(dataset, DD_SPLIT_DEV)};
+                          .train_rows = dd_dataset_rows(dataset, DD_SPLIT_TRAIN) * (uint64_t)times,
+                          .dev_rows = dd_dataset_rows(dataset, DD_SPLIT_DEV),
+                          .unlabelled_rows = unlabelled ? dd_dataset_rows(dataset, DD_SPLIT_UNLABELLED) : 0};
     dd_student_config(spec, dd_dataset_classes(dataset), base, DD_MAX(spec->vocab_size, 5), 0, &plan->student);
-    sample_lengths(dataset, DD_SPLIT_TRAIN, spec->max_length, spec->batch_size, &plan->train);
-    sample_lengths(dataset, DD_SPLIT_DEV, spec->max_length, spec->batch_size, &plan->dev);
+    sample_lengths(dataset, DD_SPLIT_TRAIN, spec->max_length, times, &plan->train);
+    sample_lengths(dataset, DD_SPLIT_DEV, spec->max_length, 1, &plan->dev);
+    if (unlabelled) {
+        sample_lengths(dataset, DD_SPLIT_UNLABELLED, spec->max_length, 1, &plan->unlabelled);
+    }
+    plan->largest_batch = largest_batch(&plan->train, &plan->unlabelled, spec->batch_size);
     enum dd_status status = layout_floats(&plan->student, &plan->slab_floats, &plan->parameters, err);
     if (status == DD_OK && base) {
         uint64_t ignored;
@@ -234,9 +255,7 @@ enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dat
         pthread_once(&probe_once, probe);
         uint64_t checkpoint = dd_checkpoint_bytes(&spec->optimizer, plan->slab_floats, plan->dev_rows);
         uint64_t model = plan->parameters * 4;
-        uint64_t cache = spec->task == DD_TASK_DISTILL
-                             ? (plan->train_rows + plan->dev_rows) * (uint64_t)plan->student.n_labels * 4
-                             : 0;
+        uint64_t cache = spec->task == DD_TASK_DISTILL ? plan_rows(plan) * (uint64_t)plan->student.n_labels * 4 : 0;
         double flops = run_flops(plan);
         *ret_estimate =
             (struct dd_train_estimate){.memory_bytes = memory_bytes(plan, threads),

@@ -10,7 +10,14 @@
 
 /* What a stream is for; part of the counter, so no two purposes share numbers.  Values are fixed for ever: they decide
  * bits. */
-enum dd_purpose { DD_PURPOSE_INIT = 1, DD_PURPOSE_SHUFFLE, DD_PURPOSE_SPLIT, DD_PURPOSE_DROPOUT, DD_PURPOSE_SEED };
+enum dd_purpose {
+    DD_PURPOSE_INIT = 1,
+    DD_PURPOSE_SHUFFLE,
+    DD_PURPOSE_SPLIT,
+    DD_PURPOSE_DROPOUT,
+    DD_PURPOSE_SEED,
+    DD_PURPOSE_AUGMENT
+};
 struct dd_stream {
     uint64_t seed;
     uint32_t purpose;

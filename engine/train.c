@@ -53,6 +53,9 @@ static enum dd_status check_input(const struct dd_train_input *in, struct dd_err
     if (dd_dataset_rows(in->dataset, DD_SPLIT_TRAIN) == 0 || dd_dataset_rows(in->dataset, DD_SPLIT_DEV) == 0) {
         return dd_fail(err, DD_INVALID, "split_empty", "the data set needs at least one train row and one dev row");
     }
+    if (in->spec->unlabelled == DD_FLAG_YES && dd_dataset_rows(in->dataset, DD_SPLIT_UNLABELLED) == 0) {
+        return dd_fail(err, DD_INVALID, "split_empty", "unlabelled is true, but the data set has no unlabelled rows");
+    }
     int classes = dd_dataset_classes(in->dataset);
     if (classes < 2 || classes > DD_MAX_CLASSES) {
         return dd_fail(err, DD_INVALID, "classes_invalid", "the data set has %d classes; it needs 2 to %d", classes,
@@ -64,32 +67,6 @@ static enum dd_status check_input(const struct dd_train_input *in, struct dd_err
                            sizeof in->base->info.labels[0] - 1);
         }
     }
-    return DD_OK;
-}
-
-static enum dd_status pack_splits(struct dd_run *run, struct dd_error *err) {
-    const struct dd_train_input *in = run->input;
-    struct dd_packed *const packed[] = {&run->dev, &run->train};
-    const enum dd_split splits[] = {DD_SPLIT_DEV, DD_SPLIT_TRAIN};
-    for (size_t i = 0; i < DD_ARRAY_LEN(splits); i++) {
-        const struct dd_split_rows rows = {.dataset = in->dataset, .split = splits[i]};
-        const struct dd_row_source source = dd_source_of_split(&rows);
-        const struct dd_progress progress = {
-            .events = &in->events, .phase = "tokenizing", .from = 0.1 * (double)i, .to = i ? 1.0 : 0.1};
-        enum dd_status status =
-            dd_packed_build(&source, run->student->tokenizer, &run->student->info.config, run->spec->max_length,
-                            run->team, in->cancel, &progress, packed[i], err);
-        if (status != DD_OK) {
-            return dd_error_prefix(err, "%s split", dd_split_name(splits[i]));
-        }
-    }
-    if (run->dev.rows > INT_MAX) {
-        return dd_fail(err, DD_TOO_LARGE, "dataset_too_large", "the dev split has %u rows; the most is %d",
-                       run->dev.rows, INT_MAX);
-    }
-    int64_t rows = run->train.rows, batch = run->spec->batch_size;
-    run->steps_per_epoch = (rows + batch - 1) / batch;
-    run->steps = run->steps_per_epoch * run->spec->epochs;
     return DD_OK;
 }
 
@@ -137,7 +114,7 @@ static enum dd_status set_up(struct dd_run *run, struct dd_error *err) {
     dd_run_phase(run, "tokenizing", 0.0);
     enum dd_status status = dd_student_new(run, &run->student, err);
     if (status == DD_OK) {
-        status = pack_splits(run, err);
+        status = dd_run_pack(run, err);
     }
     /* The teacher goes first: while it works the student's activations need not exist. */
     if (status == DD_OK && run->spec->task == DD_TASK_DISTILL) {
@@ -315,7 +292,7 @@ static enum dd_status close_epoch(struct dd_run *run, struct dd_epoch_metrics *m
     state->epoch++;
     state->epoch_step = 0;
     state->sum_loss = state->sum_kl = state->sum_ce = 0.0;
-    state->sum_rows = state->sum_tokens = 0;
+    state->sum_rows = state->sum_tokens = state->sum_unlabelled = 0;
     state->epoch_seconds = 0.0;
     state->delivered = false;
     return DD_OK;

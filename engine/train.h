@@ -17,12 +17,12 @@
  * every row has 2 … max_length tokens, every id is below vocab_size. */
 struct dd_packed {
     uint32_t rows;
-    uint64_t n_tokens;
-    int longest;       /* tokens of the longest row; 0 when there is none */
-    int32_t *ids;      /* [n_tokens] */
-    uint8_t *segments; /* [n_tokens] */
-    uint64_t *offsets; /* [rows + 1] */
-    int32_t *labels;   /* [rows] */
+    uint64_t n_tokens, room; /* room: tokens that ids and segments can take before they must grow */
+    int longest;             /* tokens of the longest row; 0 when there is none */
+    int32_t *ids;            /* [n_tokens] */
+    uint8_t *segments;       /* [n_tokens] */
+    uint64_t *offsets;       /* [rows + 1] */
+    int32_t *labels;         /* [rows] */
 };
 /* Where the rows to be packed come from; called from several threads at once. */
 struct dd_row_source {
@@ -48,8 +48,16 @@ enum dd_status dd_packed_build(const struct dd_row_source *source, const struct 
 struct dd_split_rows { /* context of the source below; lives as long as the packing */
     const struct dd_dataset *dataset;
     enum dd_split split;
+    bool unlabelled; /* the rows of that split follow */
 };
 struct dd_row_source dd_source_of_split(const struct dd_split_rows *rows);
+/* Makes room for `more` tokens behind those there are; grows by half, so that appending stays linear. */
+enum dd_status dd_packed_reserve(struct dd_packed *packed, uint64_t more, struct dd_error *err) DD_MUST_CHECK;
+/* Rows first … first + rows - 1 as if they had been packed alone: same digest, same batches.  Only its offsets are its
+ * own; the rest is borrowed from whole, which must neither grow nor go before the part is released. */
+enum dd_status dd_packed_part(const struct dd_packed *whole, uint32_t first, uint32_t rows, struct dd_packed *ret_part,
+                              struct dd_error *err) DD_MUST_CHECK;
+void dd_packed_part_release(struct dd_packed *part);
 /* SHA-256 over rows, lengths, ids and segments: what a model sees of them. */
 enum dd_status dd_packed_digest(const struct dd_packed *packed, uint8_t out[DD_SHA256_BYTES],
                                 struct dd_error *err) DD_MUST_CHECK;
@@ -80,6 +88,21 @@ void dd_infer_bounds(const struct dd_packed *packed, int *ret_tokens, int *ret_s
 /* Row by row: the label of the largest logit (the first on ties) and its softmax probability.  score may be NULL. */
 void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label, float *score);
 
+/* --- more rows from those there are (augment.c) ------------------------------------------------------------------ */
+
+struct dd_augment {
+    const struct dd_tokenizer *tokenizer;
+    int max_length;
+    uint64_t seed;
+    int copies;                 /* of each row */
+    double mask, ngram, splice; /* probabilities */
+};
+/* Appends copies × rows rows, all copies 1 of rows 0 … rows - 1 first, without labels (-1); rows ≤ packed->rows.  Row
+ * and copy alone decide what is made (and the rows of the same class, for splice).  Errors: DD_INVALID
+ * "mask_token_missing", DD_TOO_LARGE, DD_STOPPED, DD_NO_MEMORY; then packed is as it was or must be released. */
+enum dd_status dd_packed_augment(struct dd_packed *packed, uint32_t rows, const struct dd_augment *how,
+                                 const struct dd_cancel *cancel, struct dd_error *err) DD_MUST_CHECK;
+
 /* --- logits of the teacher (logits_cache.c) --------------------------------------------------------------------- */
 
 /* logits [rows, teacher's labels] in the teacher's own order: read from cache_dir, or computed and stored there.  A
@@ -95,7 +118,7 @@ enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_
 
 struct dd_run_identity {           /* a checkpoint belongs to exactly one of these */
     uint8_t spec[DD_SHA256_BYTES]; /* dd_spec_hash */
-    uint8_t data[DD_SHA256_BYTES]; /* train and dev, class names */
+    uint8_t data[DD_SHA256_BYTES]; /* train, dev and, where they are used, unlabelled rows; class names */
     uint8_t base[DD_SHA256_BYTES]; /* teacher or starting model, model of init, vocabulary */
 };
 /* Everything that changes while training, but for the weights and the optimizer's state. */
@@ -105,6 +128,7 @@ struct dd_run_state {
     int64_t epoch_step;              /* done in it; all of them: only its evaluation is missing */
     double sum_loss, sum_kl, sum_ce; /* of its rows so far */
     uint64_t sum_rows, sum_tokens;
+    uint64_t sum_unlabelled; /* of sum_rows: those without a label, which have no CE */
     double elapsed_seconds, epoch_seconds, evaluation_seconds;
 
     int epochs_done;
@@ -183,6 +207,7 @@ struct dd_run {
     struct dd_bert *bert;
     struct dd_optimizer *optimizer;
     struct dd_packed train, dev;
+    uint32_t n_labelled, n_unlabelled, n_augmented; /* train's rows, in this order */
     int n_classes;
     float *teacher_train, *teacher_dev; /* [rows, n_classes], data set's class order; NULL for finetune */
     int32_t *teacher_dev_label;         /* [dev rows] */
@@ -209,6 +234,8 @@ void dd_run_phase(const struct dd_run *run, const char *phase, double done);
 /* The student (or the model to finetune) with its first weights.  Source of the weights per task and spec->init. */
 enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_student,
                               struct dd_error *err) DD_MUST_CHECK;
+/* Packs dev and train: the train split, then the unlabelled one and augmented copies where the spec wants them. */
+enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
 /* Its configuration alone; vocab_size of a vocabulary still to be built is the spec's bound. */
 void dd_student_config(const struct dd_spec *spec, int n_classes, const struct dd_bert_config *base, int vocab_size,
                        int pad_token_id, struct dd_bert_config *ret_config);
@@ -216,7 +243,7 @@ void dd_student_config(const struct dd_spec *spec, int n_classes, const struct d
  * when one is missing; `who` names the model in the message. */
 enum dd_status dd_match_labels(const struct dd_dataset *dataset, const struct dd_model_info *labels, const char *who,
                                int *ret_label_of_class, struct dd_error *err) DD_MUST_CHECK;
-/* Fills teacher_train, teacher_dev and the teacher's predictions. */
+/* Fills teacher_train, teacher_dev and the teacher's predictions; of several teachers, their mean. */
 enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
 
 /* One optimizer step; fills *ret_step but for nothing.  DD_INVALID "training_diverged" on a loss or gradient that is

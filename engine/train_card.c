@@ -85,7 +85,14 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
     static const char *const inits[] = {
         [DD_INIT_RANDOM] = "random", [DD_INIT_TEACHER] = "teacher", [DD_INIT_MODEL] = "model"};
     dd_buffer_puts(out, "\n## Training\n\n| setting | value |\n|---|---|\n");
-    dd_buffer_printf(out, "| rows | %u |\n", run->train.rows);
+    dd_buffer_printf(out, "| rows | %u |\n", run->n_labelled);
+    if (run->n_unlabelled > 0) {
+        dd_buffer_printf(out, "| unlabelled rows | %u |\n", run->n_unlabelled);
+    }
+    if (run->n_augmented > 0) {
+        dd_buffer_printf(out, "| augmented rows | %u: %d of each; mask %g, n-gram %g, splice %g |\n", run->n_augmented,
+                         spec->augment, spec->augment_mask, spec->augment_ngram, spec->augment_splice);
+    }
     if (spec->task == DD_TASK_DISTILL) {
         dd_buffer_printf(out, "| T | %g |\n| alpha | %g |\n| init | %s |\n", spec->temperature, spec->alpha,
                          inits[spec->init]);

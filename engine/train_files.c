@@ -93,6 +93,9 @@ enum dd_status dd_run_identify(struct dd_run *run, struct dd_error *err) {
     dd_spec_hash(run->spec, run->identity.spec);
     hash_text(hash, dd_dataset_split(in->dataset, DD_SPLIT_TRAIN)->sha256);
     hash_text(hash, dd_dataset_split(in->dataset, DD_SPLIT_DEV)->sha256);
+    if (run->spec->unlabelled == DD_FLAG_YES) {
+        hash_text(hash, dd_dataset_split(in->dataset, DD_SPLIT_UNLABELLED)->sha256);
+    }
     for (int c = 0; c < run->n_classes; c++) {
         hash_text(hash, dd_dataset_class(in->dataset, c));
     }

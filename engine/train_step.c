@@ -67,18 +67,36 @@ static struct dd_loss batch_loss(struct dd_run *run, const uint32_t *rows, int n
                            run->n_classes, run->spec->temperature, run->spec->alpha, run->dlogits);
 }
 
-static void count_step(struct dd_run *run, const struct dd_loss *loss, int n, int tokens, double seconds) {
+/* The epoch's means are those over its rows: KL over all, CE over those with a label, the loss as if the epoch had been
+ * one batch.  A batch's CE is the mean over its labelled rows, so where not all have a label it counts by their number,
+ * scaled so that the sum divided by all rows of the epoch is the mean over the labelled ones. */
+static void count_step(struct dd_run *run, const struct dd_loss *loss, int n, int labelled, int tokens,
+                       double seconds) {
     struct dd_run_state *state = &run->state;
-    state->sum_loss += loss->total * n;
+    if (run->n_labelled == run->train.rows) {
+        state->sum_loss += loss->total * n;
+    } else {
+        double ce = (1.0 - run->spec->alpha) * loss->ce, scale = (double)run->train.rows / run->n_labelled;
+        state->sum_loss += (loss->total - ce) * n + ce * labelled * scale;
+    }
     state->sum_kl += loss->kl * n;
-    state->sum_ce += loss->ce * n;
+    state->sum_ce += loss->ce * labelled;
     state->sum_rows += (uint64_t)n;
+    state->sum_unlabelled += (uint64_t)(n - labelled);
     state->sum_tokens += (uint64_t)tokens;
     state->step++;
     state->epoch_step++;
     state->elapsed_seconds += seconds;
     state->epoch_seconds += seconds;
     pace_add(&run->pace, tokens, seconds);
+}
+
+static int count_labelled(const int32_t *labels, int n) {
+    int labelled = 0;
+    for (int s = 0; s < n; s++) {
+        labelled += labels[s] >= 0;
+    }
+    return labelled;
 }
 
 enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step, struct dd_error *err) {
@@ -106,14 +124,15 @@ enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step,
     if (!isfinite(norm)) {
         return diverged(run, "gradient", lr, err);
     }
-    count_step(run, &loss, n, batch->n_tokens, (double)(dd_clock_mono_us() - start) / 1e6);
+    int labelled = count_labelled(run->gather.labels, n);
+    count_step(run, &loss, n, labelled, batch->n_tokens, (double)(dd_clock_mono_us() - start) / 1e6);
     *ret_step = (struct dd_step_metrics){.step = run->state.step,
                                          .steps = run->steps,
                                          .epoch = run->state.epoch,
                                          .epochs = run->spec->epochs,
                                          .loss = loss.total,
                                          .kl = run->teacher_train ? loss.kl : NAN,
-                                         .ce = loss.ce,
+                                         .ce = labelled > 0 ? loss.ce : NAN,
                                          .lr = lr,
                                          .grad_norm = norm,
                                          .elapsed_seconds = run->state.elapsed_seconds,
@@ -152,12 +171,14 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
     }
     struct dd_loss loss = dd_distill_loss(run->dev_logits, run->teacher_dev, run->dev.labels, (int)run->dev.rows,
                                           run->n_classes, run->spec->temperature, run->spec->alpha, NULL);
-    double rows = (double)DD_MAX(state->sum_rows, (uint64_t)1), took = (double)(dd_clock_mono_us() - start) / 1e6;
+    double rows = (double)DD_MAX(state->sum_rows, (uint64_t)1);
+    double labelled = (double)DD_MAX(state->sum_rows - state->sum_unlabelled, (uint64_t)1),
+           took = (double)(dd_clock_mono_us() - start) / 1e6;
     *ret_metrics =
         (struct dd_epoch_metrics){.epoch = state->epoch,
                                   .train_loss = state->sum_loss / rows,
                                   .train_kl = run->teacher_train ? state->sum_kl / rows : NAN,
-                                  .train_ce = state->sum_ce / rows,
+                                  .train_ce = state->sum_ce / labelled,
                                   .dev_loss = loss.total,
                                   .accuracy = report.accuracy,
                                   .macro_precision = report.macro.precision,

@@ -303,6 +303,45 @@ const struct dd_spec_field dd_spec_fields[] = {
      .max = 1,
      .fallback = 0.2,
      .help = "Share of the KL term; 1 - alpha is that of the cross entropy with the labels."},
+    {.name = "unlabelled",
+     .kind = DD_KIND_BOOL,
+     .when = DD_WHEN_DISTILL,
+     AT(unlabelled),
+     .fallback = 0,
+     .neutral = "false",
+     .help = "Train on the data set's unlabelled rows too, with the KL term only: an epoch is one pass over both."},
+    {.name = "augment",
+     .kind = DD_KIND_INT,
+     .when = DD_WHEN_DISTILL,
+     AT(augment),
+     .max = 64,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Altered copies of each training row, labelled by the teacher (KL term only). Tang et al. (2019) use 20."},
+    {.name = "augment_mask",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     .needs = DD_NEEDS_AUGMENT,
+     AT(augment_mask),
+     .max = 1,
+     .fallback = 0.1,
+     .help = "Probability with which each word of a copy becomes [MASK]. Tang et al. use 0.1."},
+    {.name = "augment_ngram",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     .needs = DD_NEEDS_AUGMENT,
+     AT(augment_ngram),
+     .max = 1,
+     .fallback = 0.25,
+     .help = "Probability with which only 1 to 5 words behind one another are kept of a copy. Tang et al. use 0.25."},
+    {.name = "augment_splice",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     .needs = DD_NEEDS_AUGMENT,
+     AT(augment_splice),
+     .max = 1,
+     .fallback = 0,
+     .help = "Probability with which a copy's second half is that of another row of the same class."},
     {.name = "epochs",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
@@ -423,8 +462,18 @@ const char *dd_when_text(unsigned when) {
     }
 }
 
+const char *dd_needs_text(enum dd_spec_needs needs) {
+    return needs == DD_NEEDS_AUGMENT ? "augment is at least 1" : "";
+}
+
+static bool needs_met(const struct dd_spec *spec, enum dd_spec_needs needs) {
+    return needs == DD_NEEDS_AUGMENT ? spec->augment > 0 : true;
+}
+
 bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field) {
     if ((field->when & dd_spec_when(spec)) == 0)
+        return false;
+    if (!needs_met(spec, field->needs))
         return false;
     if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER)
         return false;

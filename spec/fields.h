@@ -33,12 +33,16 @@ enum {
     DD_WHEN_ALWAYS = DD_WHEN_DISTILL | DD_WHEN_FINETUNE,
 };
 
+/* Another field that must be on for a field to mean anything. */
+enum dd_spec_needs { DD_NEEDS_NOTHING = 0, DD_NEEDS_AUGMENT };
+
 struct dd_spec_field {
     const char *name;
     enum dd_spec_field_kind kind;
     bool in_optimizer;
-    bool label;          /* does not decide the result: not hashed */
-    unsigned when;       /* DD_WHEN_… */
+    bool label;    /* does not decide the result: not hashed */
+    unsigned when; /* DD_WHEN_… */
+    enum dd_spec_needs needs;
     unsigned optimizers; /* bit mask 1u << type; 0: any */
     size_t offset, bytes;
     double min, max;          /* inclusive; for strings: characters */
@@ -50,9 +54,10 @@ struct dd_spec_field {
 extern const struct dd_spec_field dd_spec_fields[];
 extern const size_t dd_spec_fields_count;
 
-void dd_spec_unset(struct dd_spec *spec);          /* nothing given */
-unsigned dd_spec_when(const struct dd_spec *spec); /* the situation: one DD_WHEN_… bit */
-const char *dd_when_text(unsigned when);           /* "when task is \"distill\"" */
+void dd_spec_unset(struct dd_spec *spec);            /* nothing given */
+unsigned dd_spec_when(const struct dd_spec *spec);   /* the situation: one DD_WHEN_… bit */
+const char *dd_when_text(unsigned when);             /* "when task is \"distill\"" */
+const char *dd_needs_text(enum dd_spec_needs needs); /* "augment is at least 1" */
 /* Whether the field means something for this spec. */
 bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field);
 bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field *field);

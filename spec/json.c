@@ -216,8 +216,12 @@ static cJSON *field_schema(const struct dd_spec_field *field) {
     else if (!isnan(field->fallback))
         cJSON_AddNumberToObject(schema, "default", field->fallback);
     cJSON_AddStringToObject(schema, "description", field->help);
-    if (field->when != DD_WHEN_ALWAYS)
-        cJSON_AddStringToObject(schema, "x-applies", dd_when_text(field->when));
+    if (field->when != DD_WHEN_ALWAYS) {
+        char text[160];
+        snprintf(text, sizeof text, "%s%s%s", dd_when_text(field->when), field->needs ? " and " : "",
+                 dd_needs_text(field->needs));
+        cJSON_AddStringToObject(schema, "x-applies", text);
+    }
     return schema;
 }
 

@@ -377,11 +377,15 @@ static void check_applies(struct reader *r, const char *prefix) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
         if (!dd_spec_field_given(spec, field) || dd_spec_field_applies(spec, field))
             continue;
+        if (field->needs == DD_NEEDS_AUGMENT && spec->augment == 0)
+            continue; /* a sweep over augment may begin at 0 */
         char pointer[POINTER_BYTES], outer[POINTER_BYTES];
         pointer_join(outer, prefix, "optimizer");
         pointer_join(pointer, field->in_optimizer ? outer : prefix, field->name);
         if ((field->when & dd_spec_when(spec)) == 0)
             dd_faults_add(r->faults, pointer, "applies only %s", dd_when_text(field->when));
+        else if (field->needs != DD_NEEDS_NOTHING)
+            dd_faults_add(r->faults, pointer, "applies only when %s", dd_needs_text(field->needs));
         else if (field->kind == DD_KIND_LAYER_MAP)
             dd_faults_add(r->faults, pointer, "applies only when init is \"teacher\"");
         else

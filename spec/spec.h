@@ -59,8 +59,11 @@ struct dd_spec {
     char hidden_act[16]; /* gelu, gelu_new, relu */
 
     struct dd_optimizer_spec optimizer;
-    double temperature; /* "T" */
-    double alpha;       /* share of the KL term */
+    double temperature;                                 /* "T" */
+    double alpha;                                       /* share of the KL term */
+    enum dd_flag unlabelled;                            /* train on that split too */
+    int augment;                                        /* copies of each training row; 0: none */
+    double augment_mask, augment_ngram, augment_splice; /* probabilities; unset without copies */
     int epochs, batch_size, max_length;
     uint64_t seed; /* < 2^53 */
     enum dd_precision precision;

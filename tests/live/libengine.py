@@ -278,6 +278,11 @@ class Spec(ctypes.Structure):
         ("optimizer", OptimizerSpec),
         ("temperature", ctypes.c_double),
         ("alpha", ctypes.c_double),
+        ("unlabelled", ctypes.c_int),
+        ("augment", ctypes.c_int),
+        ("augment_mask", ctypes.c_double),
+        ("augment_ngram", ctypes.c_double),
+        ("augment_splice", ctypes.c_double),
         ("epochs", ctypes.c_int),
         ("batch_size", ctypes.c_int),
         ("max_length", ctypes.c_int),
@@ -287,6 +292,7 @@ class Spec(ctypes.Structure):
     ]
 
 
+FLAG_UNSET, FLAG_NO, FLAG_YES = 0, 1, 2
 DISTILL, FINETUNE = 0, 1
 ADAMW, SGD = 0, 1
 LINEAR, COSINE, CONSTANT = 0, 1, 2

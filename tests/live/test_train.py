@@ -12,10 +12,11 @@ import torch
 import transformers
 from sklearn.metrics import classification_report
 
+import augment
 import libengine as le
 
 lib = le.load()
-TRAIN_ROWS, DEV_ROWS = 330, 70
+TRAIN_ROWS, DEV_ROWS, UNLABELLED_ROWS = 330, 70, 90
 LAYERS, HEADS, HIDDEN, INTERMEDIATE = 2, 2, 64, 128
 EPOCHS, BATCH, MAX_LENGTH, SEED = 2, 16, 24, 11
 
@@ -35,7 +36,12 @@ class Data:
         for name, rows in (("train", self.train), ("dev", self.dev)):
             text = "".join(f"{text}\t{label}\n" for text, label in rows)
             (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
+        unlabelled = (source / "unlabelled.txt").read_text(encoding="utf-8").splitlines()
+        self.unlabelled = [text for text in unlabelled if text.strip()][:UNLABELLED_ROWS]
+        (folder / "unlabelled.txt").write_text("\n".join(self.unlabelled) + "\n", encoding="utf-8")
         job = le.Import()
+        job.paths[le.SPLITS.index("unlabelled")] = str(folder / "unlabelled.txt").encode()
+        job.file_names[le.SPLITS.index("unlabelled")] = b"unlabelled.txt"
         for i, name in enumerate(("train", "dev")):
             job.paths[i] = str(folder / f"{name}.tsv").encode()
             job.file_names[i] = f"{name}.tsv".encode()
@@ -189,12 +195,18 @@ class Reference:
         self.model = transformers.BertForSequenceClassification(config)
         missing, unexpected = self.model.load_state_dict(first_weights(ours, SEED), strict=False)
         assert not unexpected and all("position_ids" in name for name in missing)
-        self.labels = torch.tensor([data.classes.index(label) for _, label in data.train])
+        self.rows = [self.ids(text) for text, _ in data.train]
+        labels = [data.classes.index(label) for _, label in data.train]
+        more = [self.ids(text) for text in data.unlabelled] if spec.unlabelled == le.FLAG_YES else []
+        if spec.augment > 0:
+            more += augment.copies(self.rows, labels, spec, data.tokenizer, MAX_LENGTH)
+        self.rows += more
+        self.labels = torch.tensor(labels + [-1] * len(more))
         self.optimizer, self.scheduler = self.make_optimizer()
 
     def make_optimizer(self):
         o = self.spec.optimizer
-        steps = math.ceil(TRAIN_ROWS / BATCH) * EPOCHS
+        steps = math.ceil(len(self.rows) / BATCH) * EPOCHS
         if o.type == le.SGD:
             optimizer = torch.optim.SGD(self.model.parameters(), lr=o.lr)
             return optimizer, transformers.get_constant_schedule(optimizer)
@@ -209,11 +221,19 @@ class Reference:
         )
         return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
 
+    def ids(self, text):
+        return self.data.tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+
+    def pad(self, rows):
+        return self.data.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+
     def encode(self, texts):
         return self.data.tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
 
     def loss(self, logits, inputs, labels):
-        ce = torch.nn.functional.cross_entropy(logits, labels)
+        ce = torch.zeros(())
+        if (labels >= 0).any():
+            ce = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-1)
         if self.teacher is None:
             return ce, None, ce
         with torch.no_grad():
@@ -225,13 +245,13 @@ class Reference:
         return alpha * kl + (1 - alpha) * ce, kl, ce
 
     def train(self):
-        steps, reports = [], []
+        steps, reports, counts = [], [], []
         for epoch in range(1, EPOCHS + 1):
             self.model.train()
-            order = epoch_order(TRAIN_ROWS, epoch)
-            for at in range(0, TRAIN_ROWS, BATCH):
+            order = epoch_order(len(self.rows), epoch)
+            for at in range(0, len(self.rows), BATCH):
                 rows = order[at : at + BATCH]
-                inputs = self.encode([self.data.train[r][0] for r in rows])
+                inputs = self.pad([self.rows[r] for r in rows])
                 loss, kl, ce = self.loss(self.model(**inputs).logits, inputs, self.labels[rows])
                 self.optimizer.zero_grad()
                 loss.backward()
@@ -240,25 +260,45 @@ class Reference:
                 lr = self.optimizer.param_groups[0]["lr"]
                 self.optimizer.step()
                 self.scheduler.step()
-                steps.append((loss.item(), kl.item() if kl is not None else math.nan, ce.item(), lr, norm.item()))
+                labelled = int((self.labels[rows] >= 0).sum())
+                said = ce.item() if labelled else math.nan
+                steps.append((loss.item(), kl.item() if kl is not None else math.nan, said, lr, norm.item()))
+                counts.append((len(rows), labelled))
             self.model.eval()
             with torch.no_grad():
                 predicted = self.model(**self.encode([t for t, _ in self.data.dev])).logits.argmax(-1).tolist()
             gold = [self.data.classes.index(label) for _, label in self.data.dev]
             reports.append((predicted, classification_report(gold, predicted, output_dict=True, zero_division=0)))
-        return steps, reports
+        return steps, reports, counts
 
 
-def compare(run, reference):
-    steps, reports = reference.train()
-    assert len(run.steps) == len(steps) == 42
+def compare_means(run, steps, counts):
+    """An epoch's KL is the mean over its rows, its CE that over its labelled rows, whatever batches they fell into."""
+    each = len(steps) // EPOCHS
+    for i, ours in enumerate(run.epochs):
+        part = list(zip(steps, counts))[i * each : (i + 1) * each]
+        ce = sum(ce * labelled for (_, _, ce, _, _), (_, labelled) in part if labelled)
+        ce /= sum(labelled for _, (_, labelled) in part)
+        assert ours["train_ce"] == pytest.approx(ce, abs=1e-5)
+        if math.isnan(ours["train_kl"]):
+            assert ours["train_loss"] == pytest.approx(ce, abs=1e-5)
+        else:
+            kl = sum(kl * n for (_, kl, _, _, _), (n, _) in part) / sum(n for _, (n, _) in part)
+            assert ours["train_kl"] == pytest.approx(kl, abs=1e-5)
+            assert ours["train_loss"] == pytest.approx(0.2 * kl + 0.8 * ce, abs=1e-5)
+
+
+def compare(run, reference, expected_steps=42):
+    steps, reports, counts = reference.train()
+    assert len(run.steps) == len(steps) == expected_steps
     for ours, (loss, kl, ce, lr, norm) in zip(run.steps, steps):
         assert ours["loss"] == pytest.approx(loss, abs=1e-5), ours["step"]
-        assert ours["ce"] == pytest.approx(ce, abs=1e-5), ours["step"]
+        assert ours["ce"] == pytest.approx(ce, abs=1e-5, nan_ok=True), ours["step"]
         assert ours["lr"] == pytest.approx(lr, rel=1e-12, abs=1e-18), ours["step"]
         assert ours["grad_norm"] == pytest.approx(norm, rel=1e-3), ours["step"]
         if not math.isnan(kl):
             assert ours["kl"] == pytest.approx(kl, abs=1e-5), ours["step"]
+    compare_means(run, steps, counts)
     for ours, predicted, (wanted, report) in zip(run.epochs, run.predictions, reports):
         assert predicted == wanted
         assert ours["accuracy"] == pytest.approx(report["accuracy"], abs=1e-12)
@@ -299,6 +339,25 @@ def test_distillation_follows_pytorch(data, teacher, optimizer, tmp_path):
     # The second run of the same teacher finds its logits.
     again = Run(data, make_spec(le.DISTILL, optimizer, layers=1, seed=12), tmp_path, base=base)
     assert any("came from the cache" in line for line in again.log)
+    lib.dd_model_free(base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"),
+    [
+        ({"unlabelled": le.FLAG_YES}, 54),
+        ({"augment": 1, "augment_mask": 0.3, "augment_ngram": 0.5, "augment_splice": 0.5}, 84),
+        ({"unlabelled": le.FLAG_YES, "augment": 1, "augment_mask": 0.1, "augment_ngram": 0.25}, 94),
+    ],
+    ids=["unlabelled", "augmented", "both"],
+)
+def test_more_rows_follow_pytorch(data, teacher, fields, steps, tmp_path):
+    """Unlabelled rows and augmented copies have the KL term only; augment.py makes the copies again, on its own."""
+    base = load_model(teacher.last_dir)
+    spec = make_spec(le.DISTILL, le.ADAMW, layers=1, **fields)
+    run = Run(data, spec, tmp_path, base=base)
+    reference_teacher = transformers.BertForSequenceClassification.from_pretrained(teacher.last_dir).eval()
+    compare(run, Reference(data, spec, reference_teacher), steps)
     lib.dd_model_free(base)
 
 

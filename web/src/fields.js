@@ -28,7 +28,7 @@ export const GROUPS = [
   [
     'training',
     ['optimizer.type', 'optimizer.lr', 'T', 'alpha', 'epochs', 'batch_size', 'max_length', 'seed'],
-    ['precision'],
+    ['precision', 'unlabelled', 'augment', 'augment_mask', 'augment_ngram', 'augment_splice'],
   ],
 ];
 
@@ -52,6 +52,7 @@ export function applies(schema, spec) {
   const rule = schema['x-applies'] ?? '';
   const task = /task is "(\w+)"/.exec(rule)?.[1];
   if (task && task !== (spec.task ?? 'distill')) return false;
+  if (/augment is at least 1/.test(rule) && !(spec.augment >= 1)) return false;
   if (/without a model|neither model/.test(rule) && spec.model) return false;
   return !(/nor vocabulary/.test(rule) && spec.vocabulary);
 }

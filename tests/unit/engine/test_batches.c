@@ -6,7 +6,7 @@ static struct dd_team *team;
 static struct dd_model *model;
 
 static void pack(const struct dd_dataset *dataset, int max_length, struct dd_packed *packed) {
-    const struct dd_split_rows rows = {dataset, DD_SPLIT_TRAIN};
+    const struct dd_split_rows rows = {.dataset = dataset, .split = DD_SPLIT_TRAIN};
     const struct dd_row_source source = dd_source_of_split(&rows);
     struct dd_error err;
     must(dd_packed_build(&source, model->tokenizer, &model->info.config, max_length, team, NULL, NULL, packed, &err),
@@ -16,7 +16,7 @@ static void pack(const struct dd_dataset *dataset, int max_length, struct dd_pac
 /* More rows than a wave holds: every row is what the tokenizer makes of it. */
 static void test_packing_is_tokenizing_row_by_row(void **state) {
     (void)state;
-    struct dd_dataset *dataset = make_dataset("many", 4500, 10);
+    struct dd_dataset *dataset = make_dataset("many", 4500, 10, 0);
     static const int max_lengths[] = {5, 40};
     for (size_t i = 0; i < DD_ARRAY_LEN(max_lengths); i++) {
         struct dd_packed packed = {0};
@@ -149,7 +149,7 @@ static void test_argmax(void **state) {
 
 static void test_what_does_not_fit_is_refused(void **state) {
     (void)state;
-    const struct dd_split_rows rows = {fixture_dataset, DD_SPLIT_TRAIN};
+    const struct dd_split_rows rows = {.dataset = fixture_dataset, .split = DD_SPLIT_TRAIN};
     struct dd_row_source source = dd_source_of_split(&rows);
     struct dd_bert_config config = model->info.config;
     struct dd_packed packed = {0};

@@ -177,7 +177,7 @@ static int set_up(void **state) {
     must(dd_pool_new(2, &pool, &err), &err);
     struct dd_team *team = NULL;
     must(dd_team_join(pool, &team, &err), &err);
-    const struct dd_split_rows rows = {fixture_dataset, DD_SPLIT_TRAIN};
+    const struct dd_split_rows rows = {.dataset = fixture_dataset, .split = DD_SPLIT_TRAIN};
     const struct dd_row_source source = dd_source_of_split(&rows);
     must(dd_packed_build(&source, model->tokenizer, &model->info.config, 20, team, NULL, NULL, &packed, &err), &err);
     dd_team_leave(team);

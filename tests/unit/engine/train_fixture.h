@@ -46,7 +46,7 @@ static inline unsigned fixture_random(unsigned *state) {
 }
 
 /* Words of a row lean towards those of its class. */
-static inline void write_rows(const char *path, int rows, unsigned seed) {
+static inline void write_rows(const char *path, int rows, unsigned seed, bool labels) {
     static const char *const classes[FIXTURE_CLASSES] = {"red", "green", "blue"};
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -60,21 +60,32 @@ static inline void write_rows(const char *path, int rows, unsigned seed) {
             }
             fprintf(file, "%sw%u", w ? " " : "", word);
         }
-        fprintf(file, "\t%s\n", classes[class]);
+        fprintf(file, labels ? "\t%s\n" : "\n", classes[class]);
     }
     assert_int_equal(fclose(file), 0);
 }
 
-static inline struct dd_dataset *make_dataset(const char *name, int train_rows, int dev_rows) {
-    char train[512], dev[512], dir[512], file[64];
+#define FIXTURE_UNLABELLED 41
+
+static inline struct dd_dataset *make_dataset(const char *name, int train_rows, int dev_rows,
+                                              unsigned unlabelled_seed) {
+    char train[512], dev[512], unlabelled[512], dir[512], file[64];
     snprintf(file, sizeof file, "%s-train.tsv", name);
     fixture_path(train, file);
     snprintf(file, sizeof file, "%s-dev.tsv", name);
     fixture_path(dev, file);
     fixture_path(dir, name);
-    write_rows(train, train_rows, 1);
-    write_rows(dev, dev_rows, 2);
-    struct dd_import import = {.paths = {train, dev}, .file_names = {"train.tsv", "dev.tsv"}};
+    snprintf(file, sizeof file, "%s-unlabelled.txt", name);
+    fixture_path(unlabelled, file);
+    write_rows(train, train_rows, 1, true);
+    write_rows(dev, dev_rows, 2, true);
+    write_rows(unlabelled, FIXTURE_UNLABELLED, unlabelled_seed, false);
+    struct dd_import import = {
+        .paths = {[DD_SPLIT_TRAIN] = train, [DD_SPLIT_DEV] = dev, [DD_SPLIT_UNLABELLED] = unlabelled},
+        .file_names = {[DD_SPLIT_TRAIN] = "train.tsv", [DD_SPLIT_DEV] = "dev.tsv", [DD_SPLIT_UNLABELLED] = "u.txt"}};
+    if (unlabelled_seed == 0) {
+        import.paths[DD_SPLIT_UNLABELLED] = NULL;
+    }
     static struct dd_import_report report;
     struct dd_error err;
     must(dd_dataset_import(&import, dir, &report, &err), &err);
@@ -97,7 +108,7 @@ static inline int fixture_set_up(void **state) {
         dd_buffer_printf(&vocab, "w%d\n", w);
     }
     fixture_vocab = dd_buffer_take(&vocab, &fixture_vocab_bytes);
-    fixture_dataset = make_dataset("data", 70, 23);
+    fixture_dataset = make_dataset("data", 70, 23, 3);
     return 0;
 }
 
@@ -335,6 +346,7 @@ static inline void same_file(const char *dir_a, const char *dir_b, const char *n
 
 struct attempt {
     struct dd_spec spec;
+    const struct dd_dataset *dataset; /* NULL: the fixture's */
     const struct dd_model *base, *init;
     const char *run; /* name of the run directory */
     int threads;
@@ -355,7 +367,7 @@ static inline enum dd_status attempt_train(struct attempt *attempt) {
     bool scratch = !attempt->base;
     struct dd_train_input input = {
         .spec = &attempt->spec,
-        .dataset = fixture_dataset,
+        .dataset = attempt->dataset ? attempt->dataset : fixture_dataset,
         .base = attempt->base,
         .init = attempt->init,
         .vocab = scratch ? fixture_vocab : NULL,

@@ -104,6 +104,12 @@ static const struct {
     {"{" D "\"init\":\"teacher\",\"hidden_size\":384}", "/hidden_size", "must be 768, the teacher's"},
     {"{" D "\"init\":\"teacher\",\"layers\":13}", "/layers", "must be at most the teacher's 12"},
     {"{" D "\"heads\":5}", "/heads", "768 is not divisible by 5; try 4 or 6"},
+    {"{" D "\"unlabelled\":1}", "/unlabelled", "must be true or false, got 1"},
+    {"{" F "\"unlabelled\":true}", "/unlabelled", "applies only when task is \"distill\""},
+    {"{" D "\"augment\":65}", "/augment", "must be between 0 and 64, got 65"},
+    {"{" D "\"augment_mask\":0.1}", "/augment_mask", "applies only when augment is at least 1"},
+    {"{" D "\"augment\":2,\"augment_splice\":1.5}", "/augment_splice", "must be between 0 and 1, got 1.5"},
+    {"{" F "\"augment_ngram\":0.1}", "/augment_ngram", "applies only when task is \"distill\""},
     {"{" D "\"hidden_act\":\"swish\"}", "/hidden_act", "must be \"gelu\", \"gelu_new\" or \"relu\", got \"swish\""},
 };
 
@@ -188,6 +194,23 @@ static void test_defaults(void **state) {
 
     assert_int_equal(settle("{" D "\"hidden_size\":96}", &spec, &faults), DD_OK);
     assert_int_equal(spec.intermediate_size, 384);
+    dd_faults_release(&faults);
+}
+
+/* Rates of copies that are not made say nothing: they are not shown, and a sweep over augment may begin at 0. */
+static void test_augment_and_its_rates(void **state) {
+    (void)state;
+    struct dd_spec spec;
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    assert_int_equal(settle("{" D "\"augment\":3,\"augment_ngram\":0}", &spec, &faults), DD_OK);
+    assert_true(spec.augment_mask == 0.1 && spec.augment_ngram == 0 && spec.augment_splice == 0);
+    assert_int_equal(spec.unlabelled, DD_FLAG_NO);
+    assert_int_equal(settle("{" D "\"augment\":0,\"augment_mask\":0.5}", &spec, &faults), DD_OK);
+    cJSON *json = dd_spec_to_json(&spec);
+    assert_true(cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(json, "augment")));
+    assert_null(cJSON_GetObjectItemCaseSensitive(json, "augment_mask"));
+    cJSON_Delete(json);
     dd_faults_release(&faults);
 }
 
@@ -352,12 +375,16 @@ static void test_seeds_survive_text(void **state) {
 
 static void test_hash_sees_results_not_labels(void **state) {
     (void)state;
-    static const char *const same[] = {"\"name\":\"a\"",    "\"notes\":\"b\"", "\"tags\":[\"c\"]", "\"priority\":9",
-                                       "\"save_as\":\"d\"", "\"alpha\":0.2",   "\"epochs\":60"};
+    static const char *const same[] = {
+        "\"unlabelled\":false", "\"augment\":0",     "\"augment\":0,\"augment_mask\":0.3",
+        "\"name\":\"a\"",       "\"notes\":\"b\"",   "\"tags\":[\"c\"]",
+        "\"priority\":9",       "\"save_as\":\"d\"", "\"alpha\":0.2",
+        "\"epochs\":60"};
     static const char *const other[] = {
         "\"alpha\":0.3",        "\"seed\":2",           "\"layers\":2",
         "\"init\":\"teacher\"", "\"init\":\"model\"",   "\"optimizer\":\"sgd\"",
-        "\"batch_size\":31",    "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}"};
+        "\"batch_size\":31",    "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}",
+        "\"unlabelled\":true",  "\"augment\":2"};
     struct dd_spec spec;
     struct dd_faults faults;
     dd_faults_init(&faults);
@@ -450,6 +477,7 @@ int main(void) {
         cmocka_unit_test(test_all_faults_at_once),
         cmocka_unit_test(test_long_texts_are_counted_in_characters),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_augment_and_its_rates),
         cmocka_unit_test(test_resolved_json_resolves_to_itself),
         cmocka_unit_test(test_numbers_survive_text),
         cmocka_unit_test(test_seeds_survive_text),

@@ -1,0 +1,72 @@
+/* train_rows: the rows of a run as token ids.
+ *
+ *   dev     the dev split
+ *   train   the train split's rows, n_labelled of them; then those of the unlabelled split; then the augmented copies
+ * of the train split's, copy by copy.  Only the first have labels: the others teach what the teacher says alone.
+ *
+ * An epoch is one pass over all of train, in one permutation.  Threads: the run's; packing uses its team.
+ */
+#include "engine/train.h"
+
+#include <limits.h>
+#include <string.h>
+
+static enum dd_status pack(struct dd_run *run, const struct dd_split_rows *rows, double from, double to,
+                           struct dd_packed *ret_packed, struct dd_error *err) {
+    const struct dd_train_input *in = run->input;
+    const struct dd_row_source source = dd_source_of_split(rows);
+    const struct dd_progress progress = {.events = &in->events, .phase = "tokenizing", .from = from, .to = to};
+    enum dd_status status = dd_packed_build(&source, run->student->tokenizer, &run->student->info.config,
+                                            run->spec->max_length, run->team, in->cancel, &progress, ret_packed, err);
+    if (status != DD_OK) {
+        return dd_error_prefix(err, "%s split%s", dd_split_name(rows->split),
+                               rows->unlabelled ? " and unlabelled" : "");
+    }
+    return DD_OK;
+}
+
+static enum dd_status augment(struct dd_run *run, struct dd_error *err) {
+    const struct dd_spec *spec = run->spec;
+    const struct dd_augment how = {.tokenizer = run->student->tokenizer,
+                                   .max_length = spec->max_length,
+                                   .seed = spec->seed,
+                                   .copies = spec->augment,
+                                   .mask = spec->augment_mask,
+                                   .ngram = spec->augment_ngram,
+                                   .splice = spec->augment_splice};
+    enum dd_status status = dd_packed_augment(&run->train, run->n_labelled, &how, run->input->cancel, err);
+    if (status == DD_OK) {
+        dd_run_log(run, DD_LOG_INFO, "made %d %s of each of %u rows, to be labelled by the teacher", spec->augment,
+                   spec->augment == 1 ? "copy" : "copies", run->n_labelled);
+    }
+    return status;
+}
+
+enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
+    const struct dd_dataset *dataset = run->input->dataset;
+    bool distill = run->spec->task == DD_TASK_DISTILL;
+    const struct dd_split_rows dev = {.dataset = dataset, .split = DD_SPLIT_DEV};
+    const struct dd_split_rows train = {
+        .dataset = dataset, .split = DD_SPLIT_TRAIN, .unlabelled = distill && run->spec->unlabelled == DD_FLAG_YES};
+    enum dd_status status = pack(run, &dev, 0.0, 0.1, &run->dev, err);
+    if (status == DD_OK) {
+        status = pack(run, &train, 0.1, 1.0, &run->train, err);
+    }
+    if (status != DD_OK) {
+        return status;
+    }
+    if (run->dev.rows > INT_MAX) {
+        return dd_fail(err, DD_TOO_LARGE, "dataset_too_large", "the dev split has %u rows; the most is %d",
+                       run->dev.rows, INT_MAX);
+    }
+    run->n_labelled = (uint32_t)dd_dataset_rows(dataset, DD_SPLIT_TRAIN);
+    run->n_unlabelled = run->train.rows - run->n_labelled;
+    if (distill && run->spec->augment > 0) {
+        status = augment(run, err);
+        run->n_augmented = run->train.rows - run->n_labelled - run->n_unlabelled;
+    }
+    int64_t rows = run->train.rows, batch = run->spec->batch_size;
+    run->steps_per_epoch = (rows + batch - 1) / batch;
+    run->steps = run->steps_per_epoch * run->spec->epochs;
+    return status;
+}

@@ -1,0 +1,64 @@
+// More signal than the labelled rows have: unlabelled rows and augmented copies, through the daemon.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Daemon, noBinary, tinyTeacher, topics } from './daemon.mjs';
+
+const skip = noBinary;
+let daemon;
+const tsv = (rows, seed) => ({ text: topics(rows, seed), filename: 'rows.tsv' });
+const texts = (rows, seed) => ({ text: topics(rows, seed).replaceAll(/\t.*/g, ''), filename: 'rows.txt' });
+const student = {
+  dataset: 'both', teacher: 'teacher', layers: 1, heads: 2, hidden_size: 32, intermediate_size: 64, epochs: 2, batch_size: 16, max_length: 24,
+};
+
+before(async () => {
+  if (skip) return;
+  daemon = await Daemon.start({ args: ['--workers', '1', '--threads', '1'] });
+  const made = await daemon.upload('both', { train: tsv(150, 1), dev: tsv(60, 2), unlabelled: texts(90, 3) });
+  assert.equal(made.status, 201, made.text);
+  assert.equal(made.json.rows.unlabelled, 90);
+  const { id } = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'both', save_as: 'teacher' });
+  await daemon.waitState(id, 'finished');
+});
+after(() => daemon?.discard());
+
+test('a run uses the unlabelled rows of an upload and copies of the labelled ones', { skip }, async () => {
+  const plain = await daemon.post('/experiments?dry_run=1', student);
+  const spec = { ...student, unlabelled: true, augment: 2, augment_splice: 0.3 };
+  const dry = await daemon.post('/experiments?dry_run=1', spec);
+  assert.equal(plain.spec.unlabelled, false);
+  assert.ok(dry.estimate.matmul_flops > 2.5 * plain.estimate.matmul_flops);
+  assert.ok(dry.estimate.memory_bytes > plain.estimate.memory_bytes);
+  const { id } = await daemon.post('/experiments', spec);
+  const done = await daemon.waitState(id, 'finished');
+  assert.equal(done.progress.steps, 2 * Math.ceil((3 * 150 + 90) / 16));
+  assert.deepEqual([done.spec.unlabelled, done.spec.augment, done.spec.augment_mask], [true, 2, 0.1]);
+  const { items } = await daemon.get(`/experiments/${id}/log?limit=500`);
+  const log = items.map((row) => row.message).join('\n');
+  assert.match(log, /asked the teacher about 90 unlabelled rows/);
+  assert.match(log, /asked the teacher about 300 augmented rows/);
+  for (const row of (await daemon.get(`/experiments/${id}/metrics`)).epochs)
+    assert.ok(Math.abs(row.train_loss - (0.2 * row.train_kl + 0.8 * row.train_ce)) < 1e-9, JSON.stringify(row));
+  const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
+  assert.match(card, /\| rows \| 150 \|\n\| unlabelled rows \| 90 \|\n\| augmented rows \| 300: 2 of each; mask 0\.1, n-gram 0\.25, splice 0\.3 \|/);
+  // Another alpha asks the teacher nothing.
+  const again = await daemon.post('/experiments', { ...spec, alpha: 0.9, T: 2 });
+  await daemon.waitState(again.id, 'finished');
+  const second = (await daemon.get(`/experiments/${again.id}/log?limit=500`)).items.map((row) => row.message).join('\n');
+  assert.doesNotMatch(second, /asked the teacher/);
+  assert.match(second, /300 augmented rows came from the cache/);
+  // A clone without copies takes their rates off too.
+  const clone = await daemon.post(`/experiments/${id}/clone`, { augment: 0, epochs: 1 });
+  assert.equal(clone.spec.augment, 0);
+  assert.ok(!('augment_splice' in clone.spec));
+  await daemon.waitState(clone.id, 'finished');
+});
+
+test('a data set without unlabelled rows is refused with what would help', { skip }, async () => {
+  const made = await daemon.upload('labelled', { train: tsv(60, 1), dev: tsv(30, 2) });
+  assert.equal(made.status, 201, made.text);
+  const answer = await daemon.call('POST', '/experiments', { ...student, dataset: 'labelled', unlabelled: true });
+  assert.equal(answer.status, 422);
+  assert.deepEqual(answer.json.errors.map((e) => e.pointer), ['/unlabelled']);
+  assert.match(answer.json.errors[0].detail, /no unlabelled rows: upload it with unlabelled=@file/);
+});
