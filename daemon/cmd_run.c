@@ -67,6 +67,9 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *e, 
                   "epoch %3d  loss %.4f  dev loss %.4f  accuracy %.4f  macro F1 %.4f  %.0f tokens/s  %.1f s%s",
                   e->epoch, e->train_loss, e->dev_loss, e->accuracy, e->macro_f1, e->tokens_per_second, e->seconds,
                   e->is_best ? "  best" : "");
+    if (e->rollback != DD_ROLLBACK_NONE)
+        dd_line_print(&p->line, "rolled back to %s%.0d: %s", e->rollback_to > 0 ? "epoch " : "the first weights",
+                      e->rollback_to, dd_rollback_name(e->rollback));
     return DD_OK;
 }
 
@@ -205,6 +208,8 @@ static enum dd_status finish(struct dd_local *local, const struct dd_train_resul
         status = place_result(result->best_dir, out, err);
     if (status != DD_OK)
         return status;
+    if (result->epochs_done < local->setup.spec.epochs)
+        printf("\nstopped early at epoch %d, best was %d", result->epochs_done, result->best_epoch);
     printf("\nbest epoch %d of %d: accuracy %.4f, macro F1 %.4f", result->best_epoch, result->epochs_done,
            result->best.accuracy, result->best.macro_f1);
     if (isfinite(progress->teacher_f1) && progress->teacher_f1 > 0)

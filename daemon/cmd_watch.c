@@ -51,6 +51,10 @@ static void on_epoch(struct watch *w, const cJSON *epoch) {
     dd_line_print(&w->line, "epoch %3d  loss %.4f  dev loss %.4f  accuracy %.4f  macro F1 %.4f%s", n,
                   number(epoch, "train_loss"), number(epoch, "dev_loss"), number(epoch, "accuracy"), w->f1,
                   cJSON_IsTrue(field(epoch, "is_best")) ? "  best" : "");
+    const cJSON *rollback = field(epoch, "rollback");
+    if (cJSON_IsObject(rollback))
+        dd_line_print(&w->line, "epoch %3d  rolled back to epoch %.0f (%s)", n, number(rollback, "to_epoch"),
+                      cJSON_GetStringValue(field(rollback, "reason")));
 }
 
 static void on_status(struct watch *w, const cJSON *experiment) {

@@ -171,6 +171,8 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *m, 
                                      .elapsed_seconds = m->elapsed_seconds,
                                      .tokens_per_second = m->tokens_per_second,
                                      .is_best = m->is_best,
+                                     .rollback = (int)m->rollback,
+                                     .rollback_to = m->rollback_to,
                                      .recorded_ms = dd_clock_wall_ms()};
     send_steps(job);
     struct dd_prediction_set set;

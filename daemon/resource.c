@@ -107,6 +107,7 @@ static void put_progress(cJSON *object, struct dd_daemon *daemon, const struct d
     dd_put_number(json, "elapsed_seconds", stepped ? live.step.elapsed_seconds : e->elapsed_seconds);
     dd_put_text(json, "phase", live.known ? live.phase : running ? e->phase : NULL);
     dd_put_number(json, "phase_done", live.known ? live.phase_done : NAN);
+    cJSON_AddBoolToObject(json, "stopped_early", e->state == DD_FINISHED && e->epochs_done < e->epochs);
 }
 
 /* The spec as it was resolved, with the labels as they are now. */
@@ -195,13 +196,21 @@ cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best) {
     dd_put_number(json, "elapsed_seconds", row->elapsed_seconds);
     dd_put_number(json, "tokens_per_second", row->tokens_per_second);
     cJSON_AddBoolToObject(json, "is_best", is_best);
+    if (row->rollback != DD_ROLLBACK_NONE) {
+        cJSON *rollback = cJSON_AddObjectToObject(json, "rollback");
+        cJSON_AddStringToObject(rollback, "reason", dd_rollback_name((enum dd_rollback)row->rollback));
+        cJSON_AddNumberToObject(rollback, "to_epoch", row->rollback_to);
+    } else {
+        cJSON_AddNullToObject(json, "rollback");
+    }
     dd_put_time(json, "recorded_at", row->recorded_ms);
     return json;
 }
 
 const char dd_epoch_csv_header[] =
     "epoch,train_loss,train_kl,train_ce,dev_loss,accuracy,macro_precision,macro_recall,macro_f1,weighted_precision,"
-    "weighted_recall,weighted_f1,teacher_agreement,lr,seconds,elapsed_seconds,tokens_per_second,is_best\n";
+    "weighted_recall,weighted_f1,teacher_agreement,lr,seconds,elapsed_seconds,tokens_per_second,is_best,rollback,"
+    "rollback_to\n";
 
 void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out) {
     const double values[] = {row->train_loss,
@@ -226,7 +235,11 @@ void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer
         if (isfinite(values[i])) /* empty, where there is no value */
             dd_buffer_printf(out, "%.17g", values[i]);
     }
-    dd_buffer_printf(out, ",%s\n", is_best ? "true" : "false");
+    dd_buffer_puts(out, is_best ? ",true" : ",false");
+    if (row->rollback == DD_ROLLBACK_NONE)
+        dd_buffer_puts(out, ",,\n");
+    else
+        dd_buffer_printf(out, ",%s,%d\n", dd_rollback_name((enum dd_rollback)row->rollback), row->rollback_to);
 }
 
 cJSON *dd_step_json(const struct dd_step_row *row) {

@@ -277,6 +277,10 @@ void dd_bert_free(struct dd_bert *bert) {
     }
 }
 
+void dd_bert_set_frozen(struct dd_bert *bert, bool frozen) {
+    bert->frozen = frozen;
+}
+
 void dd_bert_set_full(struct dd_bert *bert, bool full) {
     assert(!bert->training);
     bert->full = full;

@@ -55,7 +55,7 @@ struct dd_bert {
     struct dd_team *team;
     const struct dd_simd *simd;
     int max_tokens, max_sequences, max_length;
-    bool training, full, bf16;
+    bool training, full, bf16, frozen;
     enum dd_activation activation;
     int head_size;
     size_t n_params;

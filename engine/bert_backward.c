@@ -93,12 +93,14 @@ static void feed_forward_backward(struct dd_bert *bert, int index, const struct 
     dd_products_run(bert->team, up, 2);
 }
 
-/* From dq, dk, dv to d of the layer's input, bert->dx; `residual` holds what came past the attention. */
+/* From dq, dk, dv to d of the layer's input, bert->dx; `residual` holds what came past the attention.  The first layer
+ * above frozen embeddings has no use for d of its input. */
 static void project_backward(struct dd_bert *bert, int index, const struct dd_params *params,
                              const struct dd_batch *batch, float *residual, struct dd_params *grads) {
     const struct dd_bert_layer_offsets *at = &bert->at.layer[index];
     const struct dd_bert_layer *layer = &bert->layer[index];
     int hidden = bert->config.hidden_size, tokens = batch->n_tokens, sequences = batch->n_sequences;
+    bool last = index == 0 && bert->frozen;
     size_t width = (size_t)hidden;
     const float *weight = params->slab + at->qkv_weight;
     const uint16_t *weight16 = dd_bert_weight16(bert, index, DD_WEIGHT_QKV);
@@ -109,7 +111,7 @@ static void project_backward(struct dd_bert *bert, int index, const struct dd_pa
             dd_linear_input(bert->dqkv, weight, residual, tokens, hidden, 3 * hidden, true)};
         assert(residual == bert->dx);
         halve(bert, products, 0, 0, weight16);
-        dd_products_run(bert->team, products, 2);
+        dd_products_run(bert->team, products, last ? 1 : 2);
         return;
     }
     const float *dkv = bert->dqkv + (size_t)bert->max_sequences * width;
@@ -120,6 +122,11 @@ static void project_backward(struct dd_bert *bert, int index, const struct dd_pa
         dd_linear_input(bert->dqkv, weight, residual, sequences, hidden, hidden, true)};
     halve(bert, products, 0, 0, weight16 != NULL ? weight16 + width * width : NULL);
     halve(bert, products + 2, (size_t)tokens * 2 * width, (size_t)tokens * width, weight16);
+    if (last) {
+        products[1] = products[2];
+        dd_products_run(bert->team, products, 2);
+        return;
+    }
     dd_products_run(bert->team, products, 4);
     for (int s = 0; s < sequences; s++) {
         float *dx = bert->dx + (size_t)bert->cls_rows[s] * width;
@@ -324,5 +331,8 @@ void dd_bert_backward(struct dd_bert *bert, const struct dd_params *params, cons
     for (int i = bert->config.layers - 1; i >= 0; i--) {
         layer_backward(bert, i, params, batch, dropout, grads);
     }
-    embed_backward(bert, params, batch, dropout, grads);
+    bert->n_touched = 0;
+    if (!bert->frozen) {
+        embed_backward(bert, params, batch, dropout, grads);
+    }
 }

@@ -8,27 +8,28 @@
  *
  *   offset size
  *        0    8  magic "DDCKPT\r\n"
- *        8    4  version, 1
+ *        8    4  version, 2; of version 1 a file ends the head at 616 and has no average
  *       12    4  zero
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
  *      112   32  SHA-256 of the parameters' names, shapes and offsets
  *      144    8  P, floats in a slab
- *      152    8  slabs that follow the weights: 0 … 2 (bit 0: first, bit 1: second moment)
+ *      152    8  slabs that follow the weights: bit 0: first, bit 1: second moment, bit 2: average
  *      160    8  S, steps kept
  *      168    8  D, dev predictions kept
  *      176  120  position: step, epoch, epoch_step, sum_rows, sum_tokens, epochs_done, delivered (u64 each),
  *                optimizer step (u64), sum_loss, sum_kl, sum_ce, elapsed_seconds, epoch_seconds, evaluation_seconds
  *                (f64 each), sum_unlabelled (u64; 0 in files of before it existed, whose rows all had labels)
  *      296  144  metrics of the last epoch that is done (18 × 8: epoch u64, 16 f64 in the order of
- *                struct dd_epoch_metrics, is_best u64)
+ *                struct dd_epoch_metrics, flags u64: bit 0 is_best, bits 8 … 15 rollback, 32 … 63 rollback_to)
  *      440  144  metrics of the best one
  *      584   32  SHA-256 of the best one's directory (dd_directory_sha256)
- *      616 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds,
+ *      616   32  guard: rollbacks, restart_step, skipped_in_row, what it did in this epoch (flags as above; u64 each)
+ *      648 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds,
  *                tokens_per_second, eta_seconds (f64)
  *           4 D  dev labels (i32), then 4 D dev scores (f32)
- *           4 P  weights (f32), then 4 P for each further slab
+ *           4 P  weights (f32), then the further slabs: moments of what is trained (4 (P − frozen)), average (4 P)
  *             32 SHA-256 of all before
  *
  * Format of `finished`: magic "DDDONE\r\n", version 1 (u32), zero (u32), the first three hashes above (96 bytes),
@@ -40,6 +41,7 @@
 #include "engine/train.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,11 +50,15 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "slabs are written as they lie in memory");
 _Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "IEEE 754");
 
-#define VERSION 1u
+#define VERSION 2u
+#define FINISHED_VERSION 1u
 #define METRICS_BYTES 144u
 #define STEP_BYTES 96u
-#define HEAD_BYTES 616u
+#define HEAD_BYTES_1 616u
+#define HEAD_BYTES 648u
 #define FINISHED_BYTES 528u
+#define MAX_ROLLBACKS 1000u /* of a state that is possible */
+#define MAX_SKIPS 1000
 #define WRITE_BYTES ((size_t)4 << 20) /* between two looks at the deadline */
 
 static const char checkpoint_magic[8] = {'D', 'D', 'C', 'K', 'P', 'T', '\r', '\n'};
@@ -96,6 +102,18 @@ static void get_bytes(struct cursor *in, void *out, size_t count) {
     in->at += count;
 }
 
+static uint64_t put_flags(enum dd_rollback rollback, int to) {
+    return (uint64_t)rollback << 8 | (uint64_t)(uint32_t)to << 32;
+}
+
+/* What a stranger may have written: a rollback that is unknown is none. */
+static void get_flags(uint64_t flags, enum dd_rollback *ret_rollback, int *ret_to) {
+    uint64_t rollback = flags >> 8 & 0xff, to = flags >> 32;
+    bool known = rollback <= DD_ROLLBACK_F1_FELL && to <= INT_MAX;
+    *ret_rollback = known ? (enum dd_rollback)rollback : DD_ROLLBACK_NONE;
+    *ret_to = known ? (int)to : 0;
+}
+
 static void put_metrics(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
     const double values[16] = {
         m->train_loss,   m->train_kl, m->train_ce,           m->dev_loss,         m->accuracy,    m->macro_precision,
@@ -103,7 +121,7 @@ static void put_metrics(struct dd_buffer *out, const struct dd_epoch_metrics *m)
         m->lr,           m->seconds,  m->elapsed_seconds,    m->tokens_per_second};
     put_u64(out, (uint64_t)m->epoch);
     dd_buffer_append(out, values, sizeof values);
-    put_u64(out, m->is_best);
+    put_u64(out, put_flags(m->rollback, m->rollback_to) | m->is_best);
 }
 
 static void get_metrics(struct cursor *in, struct dd_epoch_metrics *ret) {
@@ -127,7 +145,9 @@ static void get_metrics(struct cursor *in, struct dd_epoch_metrics *ret) {
                                      .seconds = v[13],
                                      .elapsed_seconds = v[14],
                                      .tokens_per_second = v[15]};
-    ret->is_best = get_u64(in) != 0;
+    uint64_t flags = get_u64(in);
+    ret->is_best = (flags & 1) != 0;
+    get_flags(flags, &ret->rollback, &ret->rollback_to);
 }
 
 static void put_step(struct dd_buffer *out, const struct dd_step_metrics *s) {
@@ -177,6 +197,14 @@ static enum dd_status layout_sha256(const struct dd_params *params, uint8_t out[
     return DD_OK;
 }
 
+static uint64_t slab_bits(const struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS]) {
+    uint64_t bits = 0;
+    for (unsigned i = 0; i < DD_OPTIMIZER_SLABS; i++) {
+        bits |= slabs[i].floats ? (uint64_t)1 << i : 0;
+    }
+    return bits;
+}
+
 static void put_head(struct dd_buffer *out, const struct dd_run_identity *identity, const uint8_t *layout,
                      const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {
     dd_buffer_append(out, checkpoint_magic, sizeof checkpoint_magic);
@@ -208,6 +236,10 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
     put_metrics(out, &state->last);
     put_metrics(out, &state->best);
     dd_buffer_append(out, state->best_sha256, DD_SHA256_BYTES);
+    put_u64(out, (uint64_t)state->rollbacks);
+    put_u64(out, (uint64_t)state->restart_step);
+    put_u64(out, (uint64_t)state->skipped_in_row);
+    put_u64(out, put_flags(state->rolled_back, state->rolled_back_to));
 }
 
 static enum dd_status write_until(struct dd_writer *writer, const void *bytes, size_t count, int64_t deadline_us,
@@ -238,8 +270,8 @@ static void keep_previous(const char *path, const char *previous) {
 }
 
 static enum dd_status write_body(struct dd_writer *writer, const struct dd_buffer *head,
-                                 const struct dd_run_state *state, const struct dd_params *params, const float *first,
-                                 const float *second, int64_t deadline_us, struct dd_error *err) {
+                                 const struct dd_run_state *state, const struct dd_params *params,
+                                 const struct dd_optimizer_slab *slabs, int64_t deadline_us, struct dd_error *err) {
     const struct {
         const void *bytes;
         size_t count;
@@ -248,8 +280,9 @@ static enum dd_status write_body(struct dd_writer *writer, const struct dd_buffe
         {state->dev_label, state->n_dev * sizeof *state->dev_label},
         {state->dev_score, state->n_dev * sizeof *state->dev_score},
         {params->slab, params->count * sizeof(float)},
-        {first, first ? params->count * sizeof(float) : 0},
-        {second, second ? params->count * sizeof(float) : 0},
+        {slabs[0].floats, slabs[0].count * sizeof(float)},
+        {slabs[1].floats, slabs[1].count * sizeof(float)},
+        {slabs[2].floats, slabs[2].count * sizeof(float)},
     };
     for (size_t i = 0; i < DD_ARRAY_LEN(parts); i++) {
         enum dd_status status = write_until(writer, parts[i].bytes, parts[i].count, deadline_us, err);
@@ -277,11 +310,13 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
     if (status != DD_OK) {
         return status;
     }
-    float *first = NULL, *second = NULL;
-    int64_t optimizer_step = dd_optimizer_state(optimizer, &first, &second);
+    float *ignored = NULL;
+    struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS];
+    int64_t optimizer_step = dd_optimizer_state(optimizer, &ignored, &ignored);
+    dd_optimizer_slabs(optimizer, slabs);
     struct dd_buffer head;
     dd_buffer_init(&head, HEAD_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
-    put_head(&head, identity, layout, state, params->count, (first ? 1u : 0u) | (second ? 2u : 0u), optimizer_step);
+    put_head(&head, identity, layout, state, params->count, slab_bits(slabs), optimizer_step);
     for (size_t i = 0; i < state->n_steps; i++) {
         put_step(&head, &state->steps[i]);
     }
@@ -291,7 +326,7 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
         status = dd_writer_open(path, true, &writer, err);
     }
     if (status == DD_OK) {
-        status = write_body(writer, &head, state, params, first, second, deadline_us, err);
+        status = write_body(writer, &head, state, params, slabs, deadline_us, err);
     }
     if (status == DD_OK) {
         keep_previous(path, previous);
@@ -302,9 +337,11 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
     return status == DD_OK ? status : dd_error_prefix(err, "writing the checkpoint");
 }
 
-uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_params, uint64_t dev_rows) {
-    uint64_t slabs = spec->type == DD_OPTIMIZER_ADAMW ? 3 : spec->momentum > 0.0 ? 2 : 1;
-    return HEAD_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params;
+uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_params, uint64_t n_frozen,
+                             uint64_t dev_rows) {
+    uint64_t moments = spec->type == DD_OPTIMIZER_ADAMW ? 2 : spec->momentum > 0.0 ? 1 : 0;
+    uint64_t slabs = spec->ema > 0.0 ? 2 : 1;
+    return HEAD_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params + 4 * moments * (n_params - n_frozen);
 }
 
 /* --- reading one ------------------------------------------------------------------------------------------------ */
@@ -315,7 +352,7 @@ static enum dd_status damaged(struct dd_error *err, const char *path, const char
 
 /* Checks magic and checksum; after this the bytes are what was written. */
 static enum dd_status check_whole(const char *path, const struct dd_mapping *map, const char magic[8], size_t least,
-                                  struct dd_error *err) {
+                                  uint32_t newest, struct dd_error *err) {
     if (map->len < least + DD_SHA256_BYTES || memcmp(map->bytes, magic, 8) != 0) {
         return damaged(err, path, "too short or of another kind");
     }
@@ -327,9 +364,9 @@ static enum dd_status check_whole(const char *path, const struct dd_mapping *map
     if (memcmp(digest, map->bytes + body, sizeof digest) != 0) {
         return damaged(err, path, "its checksum does not match its content");
     }
-    if (version != VERSION) {
-        return dd_fail(err, DD_UNSUPPORTED, "checkpoint_version", "%s: version %u, this program reads version %u", path,
-                       version, VERSION);
+    if (version < 1 || version > newest) {
+        return dd_fail(err, DD_UNSUPPORTED, "checkpoint_version", "%s: version %u, this program reads up to %u", path,
+                       version, newest);
     }
     return DD_OK;
 }
@@ -350,25 +387,28 @@ static enum dd_status check_identity(const char *path, const uint8_t *stored, co
     return DD_OK;
 }
 
-struct head { /* the numbers that decide the length */
+struct head {       /* the numbers that decide the length */
+    uint32_t bytes; /* of the head */
     uint64_t n_params, slabs, n_steps, n_dev;
 };
 
 static enum dd_status check_length(const char *path, const struct dd_mapping *map, const struct dd_params *params,
-                                   bool has_first, bool has_second, struct head *ret_head, struct dd_error *err) {
+                                   const struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS], struct head *ret_head,
+                                   struct dd_error *err) {
     struct cursor in = {map->bytes + 144};
-    struct head head;
+    uint32_t version;
+    memcpy(&version, map->bytes + 8, sizeof version);
+    struct head head = {.bytes = version == 1 ? HEAD_BYTES_1 : HEAD_BYTES};
     head.n_params = get_u64(&in);
     head.slabs = get_u64(&in);
     head.n_steps = get_u64(&in);
     head.n_dev = get_u64(&in);
-    uint64_t slabs = (has_first ? 1u : 0u) | (has_second ? 2u : 0u);
-    if (head.n_params != params->count || head.slabs != slabs || head.n_steps > DD_STEPS_KEPT ||
+    if (head.n_params != params->count || head.slabs != slab_bits(slabs) || head.n_steps > DD_STEPS_KEPT ||
         head.n_dev > UINT32_MAX) {
         return damaged(err, path, "its sizes are not those of this run");
     }
-    uint64_t n_slabs = 1 + (uint64_t)has_first + (uint64_t)has_second;
-    uint64_t wanted = HEAD_BYTES + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * n_slabs * head.n_params;
+    uint64_t floats = head.n_params + slabs[0].count + slabs[1].count + slabs[2].count;
+    uint64_t wanted = head.bytes + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
     if (wanted != map->len - DD_SHA256_BYTES) {
         return damaged(err, path, "its length does not fit its header");
     }
@@ -411,6 +451,10 @@ static bool possible(const struct dd_checkpoint *cp, const struct dd_run_shape *
     if (s->epochs_done == 0 && s->n_dev != 0) {
         return false;
     }
+    if (s->rollbacks < 0 || s->skipped_in_row < 0 || s->skipped_in_row > MAX_SKIPS || s->restart_step < 0 ||
+        s->restart_step > s->step || (s->rollbacks > 0) != (s->restart_step > 0)) {
+        return false;
+    }
     for (size_t i = 0; i < s->n_dev; i++) {
         if (s->dev_label[i] < 0 || s->dev_label[i] >= shape->n_classes) {
             return false;
@@ -441,6 +485,13 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
     get_metrics(&in, &state->last);
     get_metrics(&in, &state->best);
     get_bytes(&in, state->best_sha256, DD_SHA256_BYTES);
+    if (head->bytes == HEAD_BYTES) {
+        uint64_t rollbacks = get_u64(&in);
+        state->rollbacks = rollbacks <= MAX_ROLLBACKS ? (int)rollbacks : -1;
+        state->restart_step = (int64_t)get_u64(&in);
+        state->skipped_in_row = (int)get_u64(&in);
+        get_flags(get_u64(&in), &state->rolled_back, &state->rolled_back_to);
+    }
     enum dd_status status = read_arrays(&in, head, state, err);
     if (status == DD_OK && !possible(cp, shape)) {
         status = damaged(err, path, "its position is not one of this run");
@@ -452,11 +503,11 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
 static enum dd_status open_checked(const char *path, const struct dd_run_identity *identity,
                                    const struct dd_run_shape *shape, const struct dd_params *params,
                                    struct dd_optimizer *optimizer, struct dd_checkpoint *cp, struct dd_error *err) {
-    float *first = NULL, *second = NULL;
+    struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS];
     uint8_t layout[DD_SHA256_BYTES];
     struct head head = {0};
-    dd_optimizer_state(optimizer, &first, &second);
-    enum dd_status status = check_whole(path, &cp->map, checkpoint_magic, HEAD_BYTES, err);
+    dd_optimizer_slabs(optimizer, slabs);
+    enum dd_status status = check_whole(path, &cp->map, checkpoint_magic, HEAD_BYTES_1, VERSION, err);
     if (status == DD_OK) {
         status = check_identity(path, cp->map.bytes + 16, identity, err);
     }
@@ -467,7 +518,7 @@ static enum dd_status open_checked(const char *path, const struct dd_run_identit
         status = damaged(err, path, "its parameters have other names or shapes");
     }
     if (status == DD_OK) {
-        status = check_length(path, &cp->map, params, first != NULL, second != NULL, &head, err);
+        status = check_length(path, &cp->map, params, slabs, &head, err);
     }
     return status == DD_OK ? read_state(path, &head, shape, cp, err) : status;
 }
@@ -492,17 +543,17 @@ enum dd_status dd_checkpoint_open(const char *path, const struct dd_run_identity
 
 void dd_checkpoint_apply(struct dd_checkpoint *checkpoint, struct dd_run_state *state, struct dd_params *params,
                          struct dd_optimizer *optimizer) {
-    float *first = NULL, *second = NULL;
-    dd_optimizer_state(optimizer, &first, &second);
+    struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS];
+    dd_optimizer_slabs(optimizer, slabs);
     struct cursor in = {checkpoint->slabs};
     get_bytes(&in, params->slab, params->count * sizeof(float));
-    if (first) {
-        get_bytes(&in, first, params->count * sizeof(float));
-    }
-    if (second) {
-        get_bytes(&in, second, params->count * sizeof(float));
+    for (size_t i = 0; i < DD_ARRAY_LEN(slabs); i++) {
+        if (slabs[i].floats) {
+            get_bytes(&in, slabs[i].floats, slabs[i].count * sizeof(float));
+        }
     }
     dd_optimizer_set_step(optimizer, checkpoint->optimizer_step);
+    dd_optimizer_set_restart(optimizer, checkpoint->state.restart_step, dd_run_lr_scale(&checkpoint->state));
     dd_run_state_release(state);
     *state = checkpoint->state;
     checkpoint->state = (struct dd_run_state){0};
@@ -525,7 +576,7 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
     struct dd_buffer out;
     dd_buffer_init(&out, FINISHED_BYTES);
     dd_buffer_append(&out, finished_magic, sizeof finished_magic);
-    put_u32(&out, VERSION);
+    put_u32(&out, FINISHED_VERSION);
     put_u32(&out, 0);
     dd_buffer_append(&out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->data, DD_SHA256_BYTES);
@@ -560,7 +611,7 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
     if (status != DD_OK) {
         return status;
     }
-    status = check_whole(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, err);
+    status = check_whole(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION, err);
     if (status == DD_OK && map.len != FINISHED_BYTES) {
         status = damaged(err, path, "of another length");
     }

@@ -258,13 +258,17 @@ enum dd_status dd_predict(struct dd_predictor *predictor, const struct dd_row *r
 struct dd_step_metrics {
     int64_t step, steps;      /* step: 1-based over the whole run */
     int epoch, epochs;        /* 1-based */
-    double loss, kl, ce;      /* of this batch; kl NAN for finetune, ce NAN where no row of it has a label */
+    double loss, kl, ce;      /* of this batch; kl NAN for finetune, ce NAN where no row of it has a label; loss or norm
+                               * not finite: the guard skipped the step */
     double lr, grad_norm;     /* norm before clipping */
     double elapsed_seconds;   /* training time since the start of the run, over all attempts */
     double tokens_per_second; /* real tokens, over the last second or so */
     double eta_seconds;
 };
 /* epoch is 1-based.  The note counts epochs from 0; we count from 1 and say so. */
+/* The numbers are stored by whoever keeps the history: they stay. */
+enum dd_rollback { DD_ROLLBACK_NONE = 0, DD_ROLLBACK_NOT_FINITE, DD_ROLLBACK_ONE_CLASS, DD_ROLLBACK_F1_FELL };
+const char *dd_rollback_name(enum dd_rollback why); /* "none", "not_finite", "one_class", "f1_fell" */
 struct dd_epoch_metrics {
     int epoch;
     double train_loss, train_kl, train_ce; /* means over rows, CE over those with a label; kl NAN for finetune */
@@ -273,7 +277,11 @@ struct dd_epoch_metrics {
     double teacher_agreement; /* share of dev rows where student and teacher say the same; NAN for finetune */
     double lr;                /* at the last step of the epoch */
     double seconds, elapsed_seconds, tokens_per_second;
-    bool is_best; /* best macro_f1 so far, strictly better than before */
+    bool is_best; /* best of the spec's metric so far, strictly better than before */
+    /* Why the guard went back during or after this epoch (the newest reason), and to which epoch's weights (0: the
+     * first weights). */
+    enum dd_rollback rollback;
+    int rollback_to;
 };
 struct dd_predictions { /* of the dev split, in file order */
     size_t n;
@@ -311,7 +319,7 @@ struct dd_train_input {
     struct dd_train_events events;
 };
 struct dd_train_result {
-    int epochs_done, best_epoch;
+    int epochs_done, best_epoch; /* epochs_done below spec->epochs: patience ended the run */
     int64_t steps_done;
     struct dd_epoch_metrics best, last;
     uint64_t parameters, model_bytes;

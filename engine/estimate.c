@@ -159,15 +159,19 @@ struct plan {
     struct lengths train, dev, unlabelled;
     double largest_batch;
     uint64_t slab_floats, parameters; /* of the student */
+    uint64_t frozen_floats;
     uint64_t base_floats;
 };
 
-static enum dd_status layout_floats(const struct dd_bert_config *config, uint64_t *ret_floats, uint64_t *ret_parameters,
+/* optimizer may be NULL, then nothing is frozen. */
+static enum dd_status layout_floats(const struct dd_bert_config *config, const struct dd_optimizer_spec *optimizer,
+                                    uint64_t *ret_floats, uint64_t *ret_frozen, uint64_t *ret_parameters,
                                     struct dd_error *err) {
     struct dd_params *layout = NULL;
     enum dd_status status = dd_params_layout(config, &layout, err);
     if (status == DD_OK) {
         *ret_floats = layout->count;
+        *ret_frozen = optimizer ? dd_optimizer_frozen(optimizer, layout) : 0;
         *ret_parameters = dd_params_values(layout);
         dd_params_free(layout);
     }
@@ -193,7 +197,7 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
     uint64_t model = plan->slab_floats * 4, given = plan->base_floats * 4;
     double tokens = DD_MAX(plan->largest_batch, (double)plan->dev.longest);
     uint64_t training =
-        2 * model + dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats) +
+        2 * model + dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats, (size_t)plan->frozen_floats) +
         bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision);
     uint64_t asking = 0, logits = plan->dev_rows * classes * 4;
     if (spec->task == DD_TASK_DISTILL && plan->base) {
@@ -235,10 +239,11 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
         sample_lengths(dataset, DD_SPLIT_UNLABELLED, spec->max_length, 1, &plan->unlabelled);
     }
     plan->largest_batch = largest_batch(&plan->train, &plan->unlabelled, spec->batch_size);
-    enum dd_status status = layout_floats(&plan->student, &plan->slab_floats, &plan->parameters, err);
+    enum dd_status status = layout_floats(&plan->student, &spec->optimizer, &plan->slab_floats, &plan->frozen_floats,
+                                          &plan->parameters, err);
     if (status == DD_OK && base) {
         uint64_t ignored;
-        status = layout_floats(base, &plan->base_floats, &ignored, err);
+        status = layout_floats(base, NULL, &plan->base_floats, &ignored, &ignored, err);
     }
     return status;
 }
@@ -253,7 +258,8 @@ enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dat
     enum dd_status status = make_plan(spec, dataset, base_config, plan, err);
     if (status == DD_OK) {
         pthread_once(&probe_once, probe);
-        uint64_t checkpoint = dd_checkpoint_bytes(&spec->optimizer, plan->slab_floats, plan->dev_rows);
+        uint64_t checkpoint =
+            dd_checkpoint_bytes(&spec->optimizer, plan->slab_floats, plan->frozen_floats, plan->dev_rows);
         uint64_t model = plan->parameters * 4;
         uint64_t cache = spec->task == DD_TASK_DISTILL ? plan_rows(plan) * (uint64_t)plan->student.n_labels * 4 : 0;
         double flops = run_flops(plan);

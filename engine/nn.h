@@ -61,6 +61,8 @@ void dd_bert_forward(struct dd_bert *bert, const struct dd_params *params, const
  * use. */
 void dd_bert_backward(struct dd_bert *bert, const struct dd_params *params, const struct dd_batch *batch,
                       const struct dd_dropout *dropout, const float *dlogits, struct dd_params *grads);
+/* true: the backward leaves the gradients of embeddings.… as they are and does no work for them; nothing is touched. */
+void dd_bert_set_frozen(struct dd_bert *bert, bool frozen);
 /* Distinct word ids of the last backward's batch, ascending. */
 const int32_t *dd_bert_touched(const struct dd_bert *bert, int *ret_count);
 /* The classifier reads the last layer at [CLS] alone, and by default only that is computed.  true: evaluation forwards
@@ -90,6 +92,21 @@ struct dd_loss {
  */
 struct dd_loss dd_distill_loss(const float *student, const float *teacher, const int32_t *labels, int n, int c,
                                double temperature, double alpha, float *dlogits);
+struct dd_loss_options {
+    enum dd_loss_kind kind; /* of the term `kl` */
+    double temperature;     /* DD_LOSS_KL */
+    double alpha;
+    double label_smoothing;     /* in [0, 1] */
+    const double *class_weight; /* [c], or NULL: all 1 */
+};
+/* The same with every option.  DD_LOSS_MSE: kl = Σ ((s − mean s) − (t − mean t))² / (n c), the means over a row.  ce is
+ * torch.nn.CrossEntropyLoss(weight, label_smoothing, ignore_index=-1): divided by the sum of the labels' weights. */
+struct dd_loss dd_loss_compute(const float *student, const float *teacher, const int32_t *labels, int n, int c,
+                               const struct dd_loss_options *options, float *dlogits);
+/* n / (k n_c) of the labels ≥ 0 as sklearn's "balanced", over the k classes that occur; 1 for the others.  The caller
+ * frees *ret_weight [c]. */
+enum dd_status dd_class_weights(const int32_t *labels, size_t n, int c, double **ret_weight,
+                                struct dd_error *err) DD_MUST_CHECK;
 
 /* --- optimizers (optimizer.c) ----------------------------------------------------------------------------------- */
 
@@ -99,7 +116,9 @@ enum dd_status dd_optimizer_new(const struct dd_optimizer_spec *spec, struct dd_
                                 const struct dd_bert_config *config, int64_t total_steps, struct dd_team *team,
                                 struct dd_optimizer **ret_optimizer, struct dd_error *err) DD_MUST_CHECK;
 void dd_optimizer_free(struct dd_optimizer *optimizer);
-size_t dd_optimizer_bytes(const struct dd_optimizer_spec *spec, size_t n_params);
+/* Floats at the front of the slab that are not trained (freeze_embeddings); of params the layout is enough. */
+size_t dd_optimizer_frozen(const struct dd_optimizer_spec *spec, const struct dd_params *params);
+size_t dd_optimizer_bytes(const struct dd_optimizer_spec *spec, size_t n_params, size_t n_frozen);
 double dd_optimizer_lr(const struct dd_optimizer *optimizer,
                        int64_t step); /* step 0-based; get_linear_schedule_with_warmup and kin; ≥ 0 */
 /* Word-embedding rows that no batch used are updated late but exactly (the skipped steps are replayed, the same float
@@ -111,10 +130,26 @@ void dd_optimizer_flush(struct dd_optimizer *optimizer);
  * the norm before clipping; when it is not finite, nothing is updated and the step counts as done. */
 double dd_optimizer_step(struct dd_optimizer *optimizer, const struct dd_params *grads, const int32_t *touched,
                          int n_touched, double *ret_lr);
+/* A step that could not be computed: counts as done, changes nothing. */
+void dd_optimizer_skip(struct dd_optimizer *optimizer);
+/* After params were replaced: moments 0, bias correction and average begin here, lr is multiplied by scale and rises
+ * again. */
+void dd_optimizer_restart(struct dd_optimizer *optimizer, double scale);
+/* The weights' moving average, layout of params, after a flush; NULL without spec.ema. */
+float *dd_optimizer_average(const struct dd_optimizer *optimizer);
 /* For checkpoints, after a flush: step count and state slabs (first and second moment or momentum; NULL where there is
- * none), each params->count floats. */
+ * none), each params->count floats, less the frozen ones. */
 int64_t dd_optimizer_state(struct dd_optimizer *optimizer, float **ret_first, float **ret_second);
+#define DD_OPTIMIZER_SLABS 3
+struct dd_optimizer_slab { /* NULL and 0 where there is none */
+    float *floats;
+    size_t count;
+};
+/* First and second moment (or momentum) of what is trained, average. */
+void dd_optimizer_slabs(struct dd_optimizer *optimizer, struct dd_optimizer_slab ret_slabs[DD_OPTIMIZER_SLABS]);
 void dd_optimizer_set_step(struct dd_optimizer *optimizer,
-                           int64_t step); /* after filling the slabs from a checkpoint */
+                           int64_t step); /* after filling the slabs and params from a checkpoint */
+/* Where the last restart was, and its scale; 0 and 1: there was none. */
+void dd_optimizer_set_restart(struct dd_optimizer *optimizer, int64_t step, double scale);
 
 #endif

@@ -3,7 +3,7 @@
  * dd_train sets the run up (lock, tokens, student, teacher's logits), takes up the newest whole state, then goes epoch
  * by epoch:
  *
- *   steps … → evaluate → best-<epoch>/ when better → checkpoint (undelivered) → epoch callback → delivered
+ *   steps … → evaluate → best-<epoch>/ when better → guard → checkpoint (undelivered) → epoch callback → delivered
  *
  * Everything before the checkpoint is repeated to the same bits after a kill; the callback after it is repeated with
  * the very values that the checkpoint holds.  So the history that the callbacks store, keyed by epoch and step, has no
@@ -85,6 +85,7 @@ static enum dd_status make_kernels(struct dd_run *run, struct dd_error *err) {
                              &run->bert, err);
     }
     if (status == DD_OK) {
+        dd_bert_set_frozen(run->bert, spec->optimizer.freeze_embeddings == DD_FLAG_YES);
         status = dd_params_new(config, &run->grads, err);
     }
     if (status == DD_OK) {
@@ -106,6 +107,9 @@ static enum dd_status make_buffers(struct dd_run *run, struct dd_error *err) {
     if (!run->order || !run->logits || !run->dlogits || !run->teacher_batch || !run->dev_logits || !run->dev_label ||
         !run->dev_score) {
         return dd_fail_memory(err, run->train.rows * sizeof *run->order);
+    }
+    if (run->spec->class_weights == DD_CLASS_WEIGHTS_BALANCED) {
+        return dd_class_weights(run->train.labels, run->train.rows, run->n_classes, &run->class_weight, err);
     }
     return DD_OK;
 }
@@ -145,6 +149,7 @@ static void run_release(struct dd_run *run) {
     free(run->order);
     free(run->logits);
     free(run->dlogits);
+    free(run->class_weight);
     free(run->teacher_batch);
     free(run->dev_logits);
     free(run->dev_label);
@@ -205,7 +210,9 @@ static enum dd_status repeat_pending(struct dd_run *run, struct dd_error *err) {
 static bool shutdown_checkpoint_fits(const struct dd_run *run) {
     double cost = run->checkpoint_cost_s;
     if (cost <= 0.0) {
-        cost = (double)dd_checkpoint_bytes(&run->spec->optimizer, run->student->params->count, run->dev.rows) /
+        cost = (double)dd_checkpoint_bytes(&run->spec->optimizer, run->student->params->count,
+                                           dd_optimizer_frozen(&run->spec->optimizer, run->student->params),
+                                           run->dev.rows) /
                DISK_BYTES_PER_SECOND;
     }
     return cost < SHUTDOWN_SECONDS;
@@ -253,17 +260,13 @@ static enum dd_status train_epoch(struct dd_run *run, struct dd_error *err) {
             return status;
         }
         tell_step(run, &step);
+        status = dd_run_guard_step(run, err);
+        if (status != DD_OK) {
+            return status;
+        }
         dd_run_phase(run, "training", (double)run->state.step / (double)run->steps);
     }
     return DD_OK;
-}
-
-static bool better(double macro_f1, const struct dd_run_state *state) {
-    if (state->epochs_done == 0) {
-        return true;
-    }
-    double best = isfinite(state->best.macro_f1) ? state->best.macro_f1 : -INFINITY;
-    return isfinite(macro_f1) && macro_f1 > best;
 }
 
 /* Moves the state past the epoch whose metrics these are. */
@@ -283,7 +286,7 @@ static enum dd_status close_epoch(struct dd_run *run, struct dd_epoch_metrics *m
     }
     memcpy(state->dev_label, run->dev_label, rows * sizeof *state->dev_label);
     memcpy(state->dev_score, run->dev_score, rows * sizeof *state->dev_score);
-    metrics->is_best = better(metrics->macro_f1, state);
+    metrics->is_best = dd_run_better(run, metrics);
     if (metrics->is_best) {
         state->best = *metrics;
     }
@@ -312,6 +315,9 @@ static enum dd_status end_epoch(struct dd_run *run, struct dd_error *err) {
         status = dd_run_save_best(run, &metrics, err);
     }
     if (status == DD_OK) {
+        status = dd_run_guard_epoch(run, err);
+    }
+    if (status == DD_OK) {
         status = dd_run_save(run, 0, err);
     }
     return status == DD_OK ? deliver_epoch(run, err) : status;
@@ -320,11 +326,15 @@ static enum dd_status end_epoch(struct dd_run *run, struct dd_error *err) {
 static enum dd_status run_epochs(struct dd_run *run, struct dd_error *err) {
     enum dd_status status = DD_OK;
     dd_run_phase(run, "training", (double)run->state.step / (double)run->steps);
-    while (status == DD_OK && run->state.epochs_done < run->spec->epochs) {
+    while (status == DD_OK && !dd_run_ended(run)) {
         status = train_epoch(run, err);
         if (status == DD_OK) {
             status = end_epoch(run, err);
         }
+    }
+    if (status == DD_OK && run->state.epochs_done < run->spec->epochs) {
+        dd_run_log(run, DD_LOG_INFO, "stopped early at epoch %d, best was %d", run->state.epochs_done,
+                   run->state.best.epoch);
     }
     return status;
 }

@@ -126,10 +126,17 @@ struct dd_run_state {
     int64_t step;                    /* done, over the whole run */
     int epoch;                       /* 1-based: the one in progress */
     int64_t epoch_step;              /* done in it; all of them: only its evaluation is missing */
-    double sum_loss, sum_kl, sum_ce; /* of its rows so far */
+    double sum_loss, sum_kl, sum_ce; /* of its rows so far, but for skipped steps */
     uint64_t sum_rows, sum_tokens;
     uint64_t sum_unlabelled; /* of sum_rows: those without a label, which have no CE */
     double elapsed_seconds, epoch_seconds, evaluation_seconds;
+
+    /* The guard: times it went back, the step after which it last did, skipped steps without one between; and what it
+     * did in the epoch in progress. */
+    int rollbacks, skipped_in_row;
+    int64_t restart_step;
+    enum dd_rollback rolled_back;
+    int rolled_back_to;
 
     int epochs_done;
     struct dd_epoch_metrics last, best;   /* meaningless while epochs_done is 0 */
@@ -154,7 +161,8 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
                                    const struct dd_run_state *state, const struct dd_params *params,
                                    struct dd_optimizer *optimizer, int64_t deadline_us,
                                    struct dd_error *err) DD_MUST_CHECK;
-uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_params, uint64_t dev_rows);
+uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_params, uint64_t n_frozen,
+                             uint64_t dev_rows);
 struct dd_run_shape { /* bounds of a position */
     int epochs;
     int64_t steps_per_epoch;
@@ -216,6 +224,7 @@ struct dd_run {
     int order_epoch;
     struct dd_gather gather;
     float *logits, *dlogits, *teacher_batch; /* [batch_size, n_classes] */
+    double *class_weight;                    /* [n_classes], or NULL */
     float *dev_logits;                       /* [dev rows, n_classes] */
     int32_t *dev_label;
     float *dev_score;
@@ -236,6 +245,9 @@ enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_st
                               struct dd_error *err) DD_MUST_CHECK;
 /* Packs dev and train: the train split, then the unlabelled one and augmented copies where the spec wants them. */
 enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+/* Its first weights again. */
+enum dd_status dd_student_weights(const struct dd_run *run, struct dd_model *student,
+                                  struct dd_error *err) DD_MUST_CHECK;
 /* Its configuration alone; vocab_size of a vocabulary still to be built is the spec's bound. */
 void dd_student_config(const struct dd_spec *spec, int n_classes, const struct dd_bert_config *base, int vocab_size,
                        int pad_token_id, struct dd_bert_config *ret_config);
@@ -246,12 +258,26 @@ enum dd_status dd_match_labels(const struct dd_dataset *dataset, const struct dd
 /* Fills teacher_train, teacher_dev and the teacher's predictions; of several teachers, their mean. */
 enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
 
-/* One optimizer step; fills *ret_step but for nothing.  DD_INVALID "training_diverged" on a loss or gradient that is
- * not finite: the state is then the one before the step. */
+/* The weights that count: the moving average where the spec has one.  After a flush; borrows from the run. */
+struct dd_params dd_run_weights(const struct dd_run *run);
+/* One optimizer step; fills *ret_step but for nothing.  On a loss or gradient that is not finite nothing is updated,
+ * and the step is counted as skipped where the guard allows (dd_run_skips); else DD_INVALID "training_diverged". */
 enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step, struct dd_error *err) DD_MUST_CHECK;
 /* The epoch's metrics on dev into *ret_metrics, predictions into dev_label and dev_score. */
 enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_metrics,
                                struct dd_error *err) DD_MUST_CHECK;
+
+/* --- best, early end and rollback (train_guard.c) */
+bool dd_run_better(const struct dd_run *run, const struct dd_epoch_metrics *metrics); /* than the best so far */
+bool dd_run_ended(const struct dd_run *run); /* all epochs are done, or patience is at its end */
+/* Whether a step that is not finite may be passed over; else the run has diverged. */
+bool dd_run_skips(const struct dd_run *run);
+/* After a step: goes back when too many in a row were skipped. */
+enum dd_status dd_run_guard_step(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+/* After an epoch was closed and its best model saved, before its checkpoint: goes back when it collapsed, and writes
+ * into state.last what was done. */
+enum dd_status dd_run_guard_epoch(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+double dd_run_lr_scale(const struct dd_run_state *state); /* of the schedule, after its rollbacks */
 
 /* Opens, makes and locks run_dir and removes the temporaries of a killed attempt.  DD_CONFLICT when another process or
  * thread trains there. */
@@ -264,6 +290,8 @@ enum dd_status dd_run_resume(struct dd_run *run, struct dd_error *err) DD_MUST_C
 enum dd_status dd_run_save(struct dd_run *run, int64_t deadline_us, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_run_save_best(struct dd_run *run, const struct dd_epoch_metrics *metrics,
                                 struct dd_error *err) DD_MUST_CHECK;
+/* The weights of the best model so far into the student. */
+enum dd_status dd_run_load_best(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
 /* last/, the finished record, then the checkpoints and other best directories go. */
 enum dd_status dd_run_finish(struct dd_run *run, struct dd_train_result *ret_result,
                              struct dd_error *err) DD_MUST_CHECK;

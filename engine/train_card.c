@@ -79,6 +79,34 @@ static void put_metrics(const struct dd_run *run, const struct dd_epoch_metrics 
     put_metric(out, "agreement with the teacher", m->teacher_agreement);
 }
 
+/* A setting that may move during the run; nothing where there is none. */
+static void put_from_to(struct dd_buffer *out, const char *name, double from, double to) {
+    if (isfinite(from) && isfinite(to)) {
+        dd_buffer_printf(out, "| %s | %g to %g |\n", name, from, to);
+    } else if (isfinite(from)) {
+        dd_buffer_printf(out, "| %s | %g |\n", name, from);
+    }
+}
+
+/* Settings that are seldom used: only where they are. */
+static void put_options(const struct dd_spec *spec, struct dd_buffer *out) {
+    if (spec->optimizer.layer_lr_decay > 0.0 && spec->optimizer.layer_lr_decay < 1.0) {
+        dd_buffer_printf(out, "| lr factor a layer | %g |\n", spec->optimizer.layer_lr_decay);
+    }
+    if (spec->optimizer.ema > 0.0) {
+        dd_buffer_printf(out, "| moving average of the weights | %g |\n", spec->optimizer.ema);
+    }
+    if (spec->optimizer.freeze_embeddings == DD_FLAG_YES) {
+        dd_buffer_puts(out, "| embeddings | frozen |\n");
+    }
+    if (spec->label_smoothing > 0.0) {
+        dd_buffer_printf(out, "| label smoothing | %g |\n", spec->label_smoothing);
+    }
+    if (spec->class_weights == DD_CLASS_WEIGHTS_BALANCED) {
+        dd_buffer_puts(out, "| class weights | balanced |\n");
+    }
+}
+
 static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
     const struct dd_spec *spec = run->spec;
     const struct dd_optimizer_spec *o = &spec->optimizer;
@@ -94,7 +122,10 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
                          spec->augment, spec->augment_mask, spec->augment_ngram, spec->augment_splice);
     }
     if (spec->task == DD_TASK_DISTILL) {
-        dd_buffer_printf(out, "| T | %g |\n| alpha | %g |\n| init | %s |\n", spec->temperature, spec->alpha,
+        put_from_to(out, "T", spec->loss == DD_LOSS_MSE ? NAN : spec->temperature, spec->temperature_end);
+        put_from_to(out, "alpha", spec->alpha, spec->alpha_end);
+        dd_buffer_printf(out, "%s| init | %s |\n",
+                         spec->loss == DD_LOSS_MSE ? "| loss | squared error of the centred logits |\n" : "",
                          inits[spec->init]);
     }
     dd_buffer_printf(out, "| optimizer | %s |\n| lr | %g |\n| schedule | %s, warm-up %g |\n",
@@ -105,6 +136,7 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
         dd_buffer_printf(out, "| momentum | %g |\n", o->momentum);
     }
     dd_buffer_printf(out, "| weight decay | %g |\n| clipping by norm | %g |\n", o->weight_decay, o->max_grad_norm);
+    put_options(spec, out);
     dd_buffer_printf(out,
                      "| epochs | %d |\n| batch size | %d |\n| max length | %d |\n| seed | %llu |\n| precision | %s |\n",
                      spec->epochs, spec->batch_size, spec->max_length, (unsigned long long)spec->seed,

@@ -10,6 +10,7 @@
  */
 #include "engine/train.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -217,7 +218,10 @@ static enum dd_status save_model(const struct dd_run *run, const struct dd_epoch
     DD_CLEANUP(dd_free_ptr) char *card = NULL;
     enum dd_status status = dd_run_card(run, metrics, &card, err);
     if (status == DD_OK) {
-        status = dd_model_save(run->student, dir, card, err);
+        struct dd_params weights = dd_run_weights(run);
+        struct dd_model model = *run->student;
+        model.params = &weights;
+        status = dd_model_save(&model, dir, card, err);
     }
     return status == DD_OK ? dd_directory_sha256(dir, ret_sha256, err) : status;
 }
@@ -229,6 +233,26 @@ enum dd_status dd_run_save_best(struct dd_run *run, const struct dd_epoch_metric
         status = save_model(run, metrics, dir, run->state.best_sha256, err);
     }
     return status;
+}
+
+enum dd_status dd_run_load_best(struct dd_run *run, struct dd_error *err) {
+    char dir[4096];
+    struct dd_model *best = NULL;
+    struct dd_params *params = run->student->params;
+    enum dd_status status = best_path(run, run->state.best.epoch, dir, sizeof dir, err);
+    if (status == DD_OK) {
+        status = verify_model(dir, run->state.best_sha256, err);
+    }
+    if (status == DD_OK) {
+        status = dd_model_load(dir, &best, err);
+    }
+    if (status != DD_OK) {
+        return status;
+    }
+    assert(best->params->count == params->count); /* it is what was saved there, so it has the student's shape */
+    memcpy(params->slab, best->params->slab, params->count * sizeof(float));
+    dd_model_free(best);
+    return DD_OK;
 }
 
 /* --- checkpoints ------------------------------------------------------------------------------------------------ */

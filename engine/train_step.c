@@ -54,6 +54,22 @@ static enum dd_status diverged(const struct dd_run *run, const char *what, doubl
                    what, (long long)(run->state.step + 1), (long long)run->steps, run->state.epoch, lr);
 }
 
+/* From `from` at the run's first step to `to` at its last; `to` NAN: no schedule. */
+static double moved(const struct dd_run *run, double from, double to, int64_t step) {
+    double last = (double)(run->steps - 1);
+    return isnan(to) || step <= 0 ? from : (double)step >= last ? to : from + (to - from) * ((double)step / last);
+}
+
+/* What the loss is at a step, counted from 0. */
+static struct dd_loss_options loss_options(const struct dd_run *run, int64_t step) {
+    const struct dd_spec *spec = run->spec;
+    return (struct dd_loss_options){.kind = spec->loss,
+                                    .temperature = moved(run, spec->temperature, spec->temperature_end, step),
+                                    .alpha = moved(run, spec->alpha, spec->alpha_end, step),
+                                    .label_smoothing = spec->label_smoothing,
+                                    .class_weight = run->class_weight};
+}
+
 /* Loss of the gathered batch and its gradient at the logits. */
 static struct dd_loss batch_loss(struct dd_run *run, const uint32_t *rows, int n) {
     size_t classes = (size_t)run->n_classes;
@@ -63,26 +79,31 @@ static struct dd_loss batch_loss(struct dd_run *run, const uint32_t *rows, int n
                    classes * sizeof(float));
         }
     }
-    return dd_distill_loss(run->logits, run->teacher_train ? run->teacher_batch : NULL, run->gather.labels, n,
-                           run->n_classes, run->spec->temperature, run->spec->alpha, run->dlogits);
+    const struct dd_loss_options options = loss_options(run, run->state.step);
+    return dd_loss_compute(run->logits, run->teacher_train ? run->teacher_batch : NULL, run->gather.labels, n,
+                           run->n_classes, &options, run->dlogits);
 }
 
 /* The epoch's means are those over its rows: KL over all, CE over those with a label, the loss as if the epoch had been
  * one batch.  A batch's CE is the mean over its labelled rows, so where not all have a label it counts by their number,
  * scaled so that the sum divided by all rows of the epoch is the mean over the labelled ones. */
-static void count_step(struct dd_run *run, const struct dd_loss *loss, int n, int labelled, int tokens,
-                       double seconds) {
+static void sum_loss(struct dd_run *run, const struct dd_loss *loss, int n, int labelled) {
     struct dd_run_state *state = &run->state;
     if (run->n_labelled == run->train.rows) {
         state->sum_loss += loss->total * n;
     } else {
-        double ce = (1.0 - run->spec->alpha) * loss->ce, scale = (double)run->train.rows / run->n_labelled;
+        double alpha = loss_options(run, state->step).alpha;
+        double ce = (1.0 - alpha) * loss->ce, scale = (double)run->train.rows / run->n_labelled;
         state->sum_loss += (loss->total - ce) * n + ce * labelled * scale;
     }
     state->sum_kl += loss->kl * n;
     state->sum_ce += loss->ce * labelled;
     state->sum_rows += (uint64_t)n;
     state->sum_unlabelled += (uint64_t)(n - labelled);
+}
+
+static void count_step(struct dd_run *run, int tokens, double seconds) {
+    struct dd_run_state *state = &run->state;
     state->sum_tokens += (uint64_t)tokens;
     state->step++;
     state->epoch_step++;
@@ -99,33 +120,48 @@ static int count_labelled(const int32_t *labels, int n) {
     return labelled;
 }
 
+/* From run->dlogits to new weights; the gradient's norm. */
+static double learn(struct dd_run *run, const struct dd_dropout *dropout, double *ret_lr) {
+    dd_bert_backward(run->bert, run->student->params, &run->gather.batch, dropout, run->dlogits, run->grads);
+    int n_touched = 0;
+    const int32_t *touched = dd_bert_touched(run->bert, &n_touched);
+    return dd_optimizer_step(run->optimizer, run->grads, touched, n_touched, ret_lr);
+}
+
 enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step, struct dd_error *err) {
     int64_t start = dd_clock_mono_us();
     dd_team_step(run->team);
     const uint32_t *rows = epoch_order(run) + run->state.epoch_step * run->spec->batch_size;
     int64_t left = (int64_t)run->train.rows - run->state.epoch_step * run->spec->batch_size;
     int n = (int)DD_MIN(left, (int64_t)run->spec->batch_size);
-    struct dd_params *params = run->student->params;
     const struct dd_batch *batch = &run->gather.batch;
     const struct dd_dropout dropout = {.on = true, .seed = run->spec->seed, .step = (uint64_t)run->state.step};
 
     dd_gather_rows(&run->gather, &run->train, rows, n);
     dd_optimizer_refresh(run->optimizer, batch->ids, batch->n_tokens);
-    dd_bert_forward(run->bert, params, batch, &dropout, run->logits);
+    dd_bert_forward(run->bert, run->student->params, batch, &dropout, run->logits);
     struct dd_loss loss = batch_loss(run, rows, n);
     double lr = dd_optimizer_lr(run->optimizer, run->state.step);
-    if (!isfinite(loss.total)) {
+    double norm = NAN;
+    if (!isfinite(loss.total) && !dd_run_skips(run)) {
         return diverged(run, "loss", lr, err);
     }
-    dd_bert_backward(run->bert, params, batch, &dropout, run->dlogits, run->grads);
-    int n_touched = 0;
-    const int32_t *touched = dd_bert_touched(run->bert, &n_touched);
-    double norm = dd_optimizer_step(run->optimizer, run->grads, touched, n_touched, &lr);
-    if (!isfinite(norm)) {
+    if (isfinite(loss.total)) {
+        norm = learn(run, &dropout, &lr);
+    } else {
+        dd_optimizer_skip(run->optimizer);
+    }
+    if (!isfinite(norm) && !dd_run_skips(run)) {
         return diverged(run, "gradient", lr, err);
     }
     int labelled = count_labelled(run->gather.labels, n);
-    count_step(run, &loss, n, labelled, batch->n_tokens, (double)(dd_clock_mono_us() - start) / 1e6);
+    if (isfinite(norm)) {
+        sum_loss(run, &loss, n, labelled);
+        run->state.skipped_in_row = 0;
+    } else {
+        run->state.skipped_in_row++;
+    }
+    count_step(run, batch->n_tokens, (double)(dd_clock_mono_us() - start) / 1e6);
     *ret_step = (struct dd_step_metrics){.step = run->state.step,
                                          .steps = run->steps,
                                          .epoch = run->state.epoch,
@@ -139,6 +175,15 @@ enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step,
                                          .tokens_per_second = run->pace.tokens / DD_MAX(run->pace.seconds, 1e-9),
                                          .eta_seconds = eta_seconds(run)};
     return DD_OK;
+}
+
+struct dd_params dd_run_weights(const struct dd_run *run) {
+    struct dd_params weights = *run->student->params;
+    float *average = dd_optimizer_average(run->optimizer);
+    if (average) {
+        weights.slab = average;
+    }
+    return weights;
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------- */
@@ -158,8 +203,9 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
     int64_t start = dd_clock_mono_us();
     const struct dd_run_state *state = &run->state;
     dd_optimizer_flush(run->optimizer);
-    enum dd_status status = dd_forward_rows(run->bert, run->student->params, &run->dev, &run->gather, run->team,
-                                            run->n_classes, run->input->cancel, NULL, run->dev_logits, err);
+    const struct dd_params weights = dd_run_weights(run);
+    enum dd_status status = dd_forward_rows(run->bert, &weights, &run->dev, &run->gather, run->team, run->n_classes,
+                                            run->input->cancel, NULL, run->dev_logits, err);
     if (status != DD_OK) {
         return status;
     }
@@ -169,9 +215,11 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
     if (status != DD_OK) {
         return status;
     }
-    struct dd_loss loss = dd_distill_loss(run->dev_logits, run->teacher_dev, run->dev.labels, (int)run->dev.rows,
-                                          run->n_classes, run->spec->temperature, run->spec->alpha, NULL);
-    double rows = (double)DD_MAX(state->sum_rows, (uint64_t)1);
+    /* At the end values of T and alpha, so that epochs can be compared. */
+    const struct dd_loss_options options = loss_options(run, run->steps - 1);
+    struct dd_loss loss = dd_loss_compute(run->dev_logits, run->teacher_dev, run->dev.labels, (int)run->dev.rows,
+                                          run->n_classes, &options, NULL);
+    double rows = state->sum_rows > 0 ? (double)state->sum_rows : NAN;
     double labelled = (double)DD_MAX(state->sum_rows - state->sum_unlabelled, (uint64_t)1),
            took = (double)(dd_clock_mono_us() - start) / 1e6;
     *ret_metrics =

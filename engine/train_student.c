@@ -312,7 +312,7 @@ static void student_info(const struct dd_run *run, struct dd_model *student) {
     snprintf(info->weights_format, sizeof info->weights_format, "safetensors");
 }
 
-static enum dd_status student_weights(const struct dd_run *run, struct dd_model *student, struct dd_error *err) {
+enum dd_status dd_student_weights(const struct dd_run *run, struct dd_model *student, struct dd_error *err) {
     const struct dd_train_input *in = run->input;
     dd_params_init(student->params, &student->info.config, run->spec->seed);
     if (run->spec->task == DD_TASK_FINETUNE) {
@@ -347,7 +347,7 @@ enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_st
     }
     if (status == DD_OK) {
         student_info(run, student);
-        status = student_weights(run, student, err);
+        status = dd_student_weights(run, student, err);
     }
     if (status != DD_OK) {
         dd_model_free(student);

@@ -27,6 +27,9 @@ static const char *const task_names[] = {"distill", "finetune", NULL};
 static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
 static const char *const schedule_names[] = {"linear", "cosine", "constant", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
+static const char *const metric_names[] = {"macro_f1", "accuracy", "dev_loss", NULL};
+static const char *const loss_names[] = {"kl", "mse", NULL};
+static const char *const class_weights_names[] = {"none", "balanced", NULL};
 static const char *const activation_names[] = {"gelu", "gelu_new", "relu", NULL};
 
 #define AT(member) .offset = offsetof(struct dd_spec, member), .bytes = sizeof(((struct dd_spec *)0)->member)
@@ -288,6 +291,17 @@ const struct dd_spec_field dd_spec_fields[] = {
      .max = 1e6,
      .fallback = 1,
      .help = "The gradient's global norm is clipped to this; 0 does not clip."},
+    {.name = "layer_lr_decay",
+     .kind = DD_KIND_NUMBER,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.layer_lr_decay),
+     .min = 0.01,
+     .max = 1,
+     .fallback = 1,
+     .neutral = "1",
+     .help = "lr is multiplied by this once for each layer below the head: not for pooler and classifier, once for the "
+             "top layer, layers + 1 times for the embeddings (ELECTRA uses 0.8 to fine-tune)."},
     {.name = "T",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
@@ -381,6 +395,100 @@ const struct dd_spec_field dd_spec_fields[] = {
      .names = precision_names,
      .fallback = DD_PRECISION_FP32,
      .help = "Of the matrix products; bf16 where the CPU has it."},
+    {.name = "metric",
+     .kind = DD_KIND_CHOICE,
+     .when = DD_WHEN_ALWAYS,
+     AT(metric),
+     .names = metric_names,
+     .fallback = DD_METRIC_MACRO_F1,
+     .neutral = "macro_f1",
+     .help = "Of the dev split: what the best epoch is best in, and what patience watches.  For dev_loss less is "
+             "better."},
+    {.name = "patience",
+     .kind = DD_KIND_INT,
+     .when = DD_WHEN_ALWAYS,
+     AT(patience),
+     .max = 10000,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "The run ends after this many epochs in a row without a better metric; 0 trains all epochs.  The schedule "
+             "of lr still spans all epochs."},
+    {.name = "guard",
+     .kind = DD_KIND_BOOL,
+     .when = DD_WHEN_ALWAYS,
+     AT(guard),
+     .fallback = 1,
+     .neutral = "true",
+     .help = "Watches for collapse: three steps in a row whose loss or gradient is not finite, one class predicted for "
+             "all dev rows with a macro-F1 below 0.8 of the best epoch's, or one below 0.6 of it.  Then the run goes "
+             "back to the best epoch's "
+             "weights with half the lr, at most three times.  A run without collapse has the same bits with and "
+             "without."},
+    {.name = "ema",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.ema),
+     .max = 0.999999,
+     .fallback = 0,
+     .neutral = "0",
+     .help =
+         "Decay of a moving average of the weights; 0 has none. Evaluation and the exported models use the average. "
+         "At step t the decay is at most (1 + t) / (10 + t), so that the first weights are soon forgotten. Costs as "
+         "much memory as the weights."},
+    {.name = "freeze_embeddings",
+     .kind = DD_KIND_BOOL,
+     .when = DD_WHEN_ALWAYS,
+     AT(optimizer.freeze_embeddings),
+     .fallback = 0,
+     .neutral = "false",
+     .help = "Word, position and type embeddings and their LayerNorm keep their first values, without gradients or "
+             "moments. For embeddings that are already trained."},
+    {.name = "loss",
+     .kind = DD_KIND_CHOICE,
+     .when = DD_WHEN_DISTILL,
+     AT(loss),
+     .names = loss_names,
+     .fallback = DD_LOSS_KL,
+     .neutral = "kl",
+     .help = "What alpha is the share of. kl: the sum over classes of q (log q - log p), with q and p the softmax of "
+             "teacher and student at T, times T squared, mean over rows. mse (Kim et al. 2021; Ba and Caruana 2014): "
+             "the mean over rows and classes of the squared difference of the logits, each row's mean taken off; "
+             "twice what kl tends to for large T. It has no T."},
+    {.name = "T_end",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(temperature_end),
+     .min = 0.01,
+     .max = 1000,
+     .fallback = NAN,
+     .optional = true,
+     .help = "T moves to this, linearly over the steps. Default: T stays. The loss on dev is taken at the end values."},
+    {.name = "alpha_end",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(alpha_end),
+     .max = 1,
+     .fallback = NAN,
+     .optional = true,
+     .help = "alpha moves to this, linearly over the steps. Default: alpha stays."},
+    {.name = "label_smoothing",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_ALWAYS,
+     AT(label_smoothing),
+     .max = 1,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Of the cross entropy, as torch.nn.CrossEntropyLoss: this share of each label is spread evenly over all "
+             "classes."},
+    {.name = "class_weights",
+     .kind = DD_KIND_CHOICE,
+     .when = DD_WHEN_ALWAYS,
+     AT(class_weights),
+     .names = class_weights_names,
+     .fallback = DD_CLASS_WEIGHTS_NONE,
+     .neutral = "none",
+     .help = "Of the cross entropy, whose mean is weighted as torch.nn.CrossEntropyLoss does. balanced: n / (k n_c), "
+             "as scikit-learn, from the labelled train rows: n of them, k classes that occur, n_c of class c."},
     {.name = "save_as",
      .kind = DD_KIND_NAME,
      .label = true,
@@ -476,6 +584,9 @@ bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_fiel
     if (!needs_met(spec, field->needs))
         return false;
     if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER)
+        return false;
+    if (spec->loss == DD_LOSS_MSE && (field->offset == offsetof(struct dd_spec, temperature) ||
+                                      field->offset == offsetof(struct dd_spec, temperature_end)))
         return false;
     unsigned type = (int)spec->optimizer.type == DD_UNSET ? DD_OPTIMIZER_ADAMW : spec->optimizer.type;
     return field->optimizers == 0 || (field->optimizers & (1u << type)) != 0;

@@ -48,6 +48,7 @@ struct dd_spec_field {
     double min, max;          /* inclusive; for strings: characters */
     const char *const *names; /* NULL-terminated */
     double fallback;          /* the default; NAN: settled by resolve.c, told in help */
+    bool optional;            /* a number that may stay unset (NAN): then neither in the resolved JSON nor hashed */
     const char *neutral;      /* the value, as JSON without quotes, at which the field is not hashed; NULL: always is */
     const char *help;         /* a sentence for people, with the reason of the default */
 };

@@ -48,8 +48,8 @@ static cJSON *value_json(const struct dd_spec *spec, const struct dd_spec_field 
 
 /* Fields at their empty default that a reader would only stumble over ("" is no model name). */
 static bool left_out(const struct dd_spec *spec, const struct dd_spec_field *field) {
-    bool names = field->kind == DD_KIND_NAME || field->kind == DD_KIND_LAYER_MAP;
-    return !dd_spec_field_applies(spec, field) || (names && !dd_spec_field_given(spec, field));
+    bool may_be_empty = field->optional || field->kind == DD_KIND_NAME || field->kind == DD_KIND_LAYER_MAP;
+    return !dd_spec_field_applies(spec, field) || (may_be_empty && !dd_spec_field_given(spec, field));
 }
 
 cJSON *dd_spec_to_json(const struct dd_spec *spec) {

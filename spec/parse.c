@@ -388,6 +388,8 @@ static void check_applies(struct reader *r, const char *prefix) {
             dd_faults_add(r->faults, pointer, "applies only when %s", dd_needs_text(field->needs));
         else if (field->kind == DD_KIND_LAYER_MAP)
             dd_faults_add(r->faults, pointer, "applies only when init is \"teacher\"");
+        else if (field->optimizers == 0)
+            dd_faults_add(r->faults, pointer, "applies only when loss is \"kl\"");
         else
             dd_faults_add(r->faults, pointer, "does not apply to optimizer \"%s\"",
                           spec->optimizer.type == DD_OPTIMIZER_SGD ? "sgd" : "adamw");

@@ -1,6 +1,6 @@
 /* Settles every field that was not given, then checks what needs several fields at once.
  * Threads: pure functions, any thread.
- * Invariant: after DD_OK every field that applies has a value, and resolving again changes nothing.
+ * Invariant: after DD_OK every field that applies and is not optional has a value, and resolving again changes nothing.
  */
 #include <assert.h>
 #include <math.h>
@@ -76,6 +76,14 @@ static void settle_optimizer(struct dd_spec *spec) {
         o->schedule = adamw ? DD_SCHEDULE_LINEAR : DD_SCHEDULE_CONSTANT;
 }
 
+/* An end that is the start is no schedule: one hash for what is one run. */
+static void settle_schedules(struct dd_spec *spec) {
+    if (spec->temperature_end == spec->temperature)
+        spec->temperature_end = NAN;
+    if (spec->alpha_end == spec->alpha)
+        spec->alpha_end = NAN;
+}
+
 static void settle_shape(struct dd_spec *spec, const struct dd_spec_teacher *base) {
     if (base != NULL) {
         settle_int(&spec->layers, spec->task == DD_TASK_DISTILL ? DD_MIN(3, base->layers) : base->layers);
@@ -142,6 +150,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
     settle_fixed(spec);
     settle_optimizer(spec);
+    settle_schedules(spec);
     settle_int(&spec->epochs, spec->task == DD_TASK_DISTILL ? 60 : 10);
     settle_shape(spec, base_model);
 

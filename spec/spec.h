@@ -18,6 +18,9 @@ enum dd_optimizer_type { DD_OPTIMIZER_ADAMW = 0, DD_OPTIMIZER_SGD };
 enum dd_schedule { DD_SCHEDULE_LINEAR = 0, DD_SCHEDULE_COSINE, DD_SCHEDULE_CONSTANT };
 enum dd_init { DD_INIT_RANDOM = 0, DD_INIT_TEACHER, DD_INIT_MODEL };
 enum dd_precision { DD_PRECISION_FP32 = 0, DD_PRECISION_BF16 };
+enum dd_metric { DD_METRIC_MACRO_F1 = 0, DD_METRIC_ACCURACY, DD_METRIC_DEV_LOSS };
+enum dd_loss_kind { DD_LOSS_KL = 0, DD_LOSS_MSE };
+enum dd_class_weights { DD_CLASS_WEIGHTS_NONE = 0, DD_CLASS_WEIGHTS_BALANCED };
 enum dd_flag { DD_FLAG_UNSET = 0, DD_FLAG_NO, DD_FLAG_YES }; /* a true or false that may not have been given */
 
 struct dd_optimizer_spec {
@@ -28,7 +31,10 @@ struct dd_optimizer_spec {
     double momentum;          /* SGD */
     double warmup;            /* share of all steps in [0, 1]; */
     enum dd_schedule schedule;
-    double max_grad_norm; /* 0: no clipping */
+    double max_grad_norm;           /* 0: no clipping */
+    double layer_lr_decay;          /* factor of lr for each layer below the head; 0 and 1: none */
+    double ema;                     /* decay of the weights' moving average; 0: none */
+    enum dd_flag freeze_embeddings; /* all that is named bert.embeddings.… keeps its first values */
 };
 
 /* All that decides the result of a run, plus its labels.  Plain values: the engine reads it without knowing JSON.
@@ -67,6 +73,13 @@ struct dd_spec {
     int epochs, batch_size, max_length;
     uint64_t seed; /* < 2^53 */
     enum dd_precision precision;
+    enum dd_metric metric; /* what "best" means */
+    int patience;          /* epochs without a better one before the run ends; 0: never */
+    enum dd_flag guard;
+    enum dd_loss_kind loss;
+    double temperature_end, alpha_end; /* "T_end"; NAN: as at the start */
+    double label_smoothing;
+    enum dd_class_weights class_weights;
     char save_as[DD_NAME_BYTES]; /* name of the registered result; "" = "exp-<id>" */
 };
 

@@ -37,9 +37,10 @@ static const size_t epoch_reals[] = {
 
 static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_epoch_row *epoch, struct dd_error *err) {
     struct db_query query = db_query_start(
-        db, "INSERT INTO epochs (experiment_id, epoch, is_best, recorded_ms, " EPOCH_REALS ")"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        db, "INSERT INTO epochs (experiment_id, epoch, is_best, recorded_ms, rollback, rollback_to, " EPOCH_REALS ")"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (experiment_id, epoch) DO UPDATE SET is_best = excluded.is_best,"
+            " rollback = excluded.rollback, rollback_to = excluded.rollback_to,"
             " (" EPOCH_REALS ") = (excluded.train_loss, excluded.train_kl, excluded.train_ce, excluded.dev_loss,"
             " excluded.accuracy, excluded.macro_precision, excluded.macro_recall, excluded.macro_f1,"
             " excluded.weighted_precision, excluded.weighted_recall, excluded.weighted_f1,"
@@ -49,6 +50,8 @@ static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_e
     db_bind_int(&query, epoch->epoch);
     db_bind_int(&query, epoch->is_best);
     db_bind_int(&query, epoch->recorded_ms ? epoch->recorded_ms : dd_clock_wall_ms());
+    db_bind_int(&query, epoch->rollback);
+    db_bind_int(&query, epoch->rollback_to);
     for (size_t i = 0; i < DD_ARRAY_LEN(epoch_reals); i++) {
         double value;
         memcpy(&value, (const char *)epoch + epoch_reals[i], sizeof value);
@@ -190,8 +193,10 @@ static void read_epoch(const struct db_query *query, void *row) {
     epoch->epoch = (int)db_column_int(query, 0);
     epoch->is_best = db_column_int(query, 1) != 0;
     epoch->recorded_ms = db_column_int(query, 2);
+    epoch->rollback = (int)db_column_int(query, 3);
+    epoch->rollback_to = (int)db_column_int(query, 4);
     for (size_t i = 0; i < DD_ARRAY_LEN(epoch_reals); i++) {
-        double value = db_column_real(query, 3 + (int)i);
+        double value = db_column_real(query, 5 + (int)i);
         memcpy((char *)epoch + epoch_reals[i], &value, sizeof value);
     }
 }
@@ -239,8 +244,9 @@ enum dd_status dd_storage_epochs_get(struct dd_storage *storage, int64_t id, int
                                      size_t *ret_count, struct dd_error *err) {
     void *rows = NULL;
     DB_GUARD(&storage->read);
-    DB_QUERY query = db_query_start(&storage->read, "SELECT epoch, is_best, recorded_ms, " EPOCH_REALS " FROM epochs"
-                                                    " WHERE experiment_id = ? AND epoch > ? ORDER BY epoch");
+    DB_QUERY query = db_query_start(
+        &storage->read, "SELECT epoch, is_best, recorded_ms, rollback, rollback_to, " EPOCH_REALS " FROM epochs"
+                        " WHERE experiment_id = ? AND epoch > ? ORDER BY epoch");
     db_bind_int(&query, id);
     db_bind_int(&query, after);
     enum dd_status status = read_all(&query, sizeof **ret_rows, read_epoch, &rows, ret_count, err);

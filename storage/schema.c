@@ -150,7 +150,11 @@ static const char step_3[] =
     " PRIMARY KEY (experiment_id, rung)) WITHOUT ROWID;"
     "CREATE INDEX asha_rung ON asha (sweep_id, rung, point);";
 
-static const char *const migrations[] = {step_1, step_2, step_3};
+/* Why the guard of a run went back in this epoch (0: it did not), and to which epoch's weights. */
+static const char step_4[] = "ALTER TABLE epochs ADD COLUMN rollback INTEGER NOT NULL DEFAULT 0;"
+                             "ALTER TABLE epochs ADD COLUMN rollback_to INTEGER NOT NULL DEFAULT 0;";
+
+static const char *const migrations[] = {step_1, step_2, step_3, step_4};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

@@ -133,6 +133,8 @@ struct dd_epoch_row {
         tokens_per_second;
     bool is_best;
     int64_t recorded_ms;
+    int rollback;    /* why the run's guard went back, the engine's number; 0: it did not */
+    int rollback_to; /* the epoch it went to; 0: the first weights */
 };
 struct dd_step_row {
     int64_t step;

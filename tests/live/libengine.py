@@ -194,6 +194,16 @@ class Loss(ctypes.Structure):
     _fields_ = [("total", ctypes.c_double), ("kl", ctypes.c_double), ("ce", ctypes.c_double)]
 
 
+class LossOptions(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int),
+        ("temperature", ctypes.c_double),
+        ("alpha", ctypes.c_double),
+        ("label_smoothing", ctypes.c_double),
+        ("class_weight", ctypes.c_void_p),
+    ]
+
+
 class OptimizerSpec(ctypes.Structure):
     _fields_ = [
         ("type", ctypes.c_int),
@@ -206,7 +216,14 @@ class OptimizerSpec(ctypes.Structure):
         ("warmup", ctypes.c_double),
         ("schedule", ctypes.c_int),
         ("max_grad_norm", ctypes.c_double),
+        ("layer_lr_decay", ctypes.c_double),
+        ("ema", ctypes.c_double),
+        ("freeze_embeddings", ctypes.c_int),
     ]
+
+
+class OptimizerSlab(ctypes.Structure):
+    _fields_ = [("floats", ctypes.POINTER(ctypes.c_float)), ("count", ctypes.c_size_t)]
 
 
 class EngineFailure(Exception):
@@ -288,6 +305,14 @@ class Spec(ctypes.Structure):
         ("max_length", ctypes.c_int),
         ("seed", ctypes.c_uint64),
         ("precision", ctypes.c_int),
+        ("metric", ctypes.c_int),
+        ("patience", ctypes.c_int),
+        ("guard", ctypes.c_int),
+        ("loss", ctypes.c_int),
+        ("temperature_end", ctypes.c_double),
+        ("alpha_end", ctypes.c_double),
+        ("label_smoothing", ctypes.c_double),
+        ("class_weights", ctypes.c_int),
         ("save_as", ctypes.c_char * 65),
     ]
 
@@ -326,6 +351,8 @@ class EpochMetrics(ctypes.Structure):
             )
         ],
         ("is_best", ctypes.c_bool),
+        ("rollback", ctypes.c_int),
+        ("rollback_to", ctypes.c_int),
     ]
 
 

@@ -30,6 +30,9 @@ class Core:
             getattr(lib, name).restype = ctypes.POINTER(ctypes.c_float)
         lib.dd_distill_loss.argtypes = [pointer] * 3 + [ctypes.c_int] * 2 + [ctypes.c_double] * 2 + [pointer]
         lib.dd_distill_loss.restype = le.Loss
+        lib.dd_loss_compute.argtypes = [pointer] * 3 + [ctypes.c_int] * 2 + [pointer] * 2
+        lib.dd_loss_compute.restype = le.Loss
+        lib.dd_class_weights.argtypes = [pointer, ctypes.c_size_t, ctypes.c_int] + [pointer] * 2
         lib.dd_optimizer_new.argtypes = [pointer] * 3 + [ctypes.c_int64] + [pointer] * 3
         lib.dd_optimizer_refresh.argtypes = [pointer, pointer, ctypes.c_int]
         lib.dd_optimizer_flush.argtypes = [pointer]
@@ -39,6 +42,12 @@ class Core:
         lib.dd_optimizer_step.restype = ctypes.c_double
         lib.dd_optimizer_state.argtypes = [pointer] * 3
         lib.dd_optimizer_state.restype = ctypes.c_int64
+        lib.dd_optimizer_average.argtypes = [pointer]
+        lib.dd_optimizer_average.restype = ctypes.POINTER(ctypes.c_float)
+        lib.dd_optimizer_slabs.argtypes = [pointer] * 2
+        lib.dd_optimizer_restart.argtypes = [pointer, ctypes.c_double]
+        lib.dd_optimizer_set_restart.argtypes = [pointer, ctypes.c_int64, ctypes.c_double]
+        lib.dd_bert_set_frozen.argtypes = [pointer, ctypes.c_bool]
         lib.dd_optimizer_set_step.argtypes = [pointer, ctypes.c_int64]
         lib.dd_params_init.argtypes = [pointer, pointer, ctypes.c_uint64]
         for name in ("dd_params_free", "dd_bert_free", "dd_optimizer_free", "dd_team_leave", "dd_pool_free"):

@@ -2,6 +2,7 @@
 optimizer."""
 
 import ctypes
+import warnings
 
 import numpy as np
 import pytest
@@ -20,16 +21,33 @@ SCHEDULES = {
 }
 
 
-def spec(kind, lr, weight_decay=0.01, momentum=0.0, warmup=0.2, schedule=LINEAR, clip=1.0):
-    return le.OptimizerSpec(kind, lr, weight_decay, 1e-8, 0.9, 0.999, momentum, warmup, schedule, clip)
+def spec(kind, lr, weight_decay=0.01, momentum=0.0, warmup=0.2, schedule=LINEAR, clip=1.0, depth=1.0, ema=0.0,
+         frozen=False):
+    return le.OptimizerSpec(
+        kind, lr, weight_decay, 1e-8, 0.9, 0.999, momentum, warmup, schedule, clip, depth, ema, 2 if frozen else 1
+    )
+
+
+def depth_of(name, layers):
+    """Layers below the head, as in ELECTRA's fine-tuning."""
+    if ".embeddings." in name:
+        return layers + 1
+    return layers - int(name.split(".")[3]) if ".layer." in name else 0
 
 
 def torch_optimizer(hf, s, total):
     decays = lambda name: not (name.endswith("bias") or name.endswith("LayerNorm.weight"))
+    for name, parameter in hf.named_parameters():
+        parameter.requires_grad_(not (s.freeze_embeddings == 2 and ".embeddings." in name))
+    layers = hf.config.num_hidden_layers
+    trained = [(n, p) for n, p in hf.named_parameters() if p.requires_grad]
     groups = [
-        dict(params=[p for n, p in hf.named_parameters() if decays(n)], weight_decay=s.weight_decay),
-        dict(params=[p for n, p in hf.named_parameters() if not decays(n)], weight_decay=0.0),
+        dict(params=[p for n, p in trained if decays(n) == decay and depth_of(n, layers) == depth],
+             weight_decay=s.weight_decay if decay else 0.0, lr=s.lr * s.layer_lr_decay**depth)
+        for depth in range(layers + 2)
+        for decay in (True, False)
     ]
+    groups = [group for group in groups if group["params"]]
     if s.type == ADAMW:
         optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps)
     else:
@@ -43,6 +61,7 @@ class Trainer:
         self.params, self.grads = nn.Slab(core, self.config), nn.Slab(core, self.config)
         self.params.copy_from(hf)
         self.bert = nn.Bert(core, self.config, max_tokens)
+        core.lib.dd_bert_set_frozen(self.bert.pointer, s.freeze_embeddings == 2)
         self.optimizer = core.make(
             core.lib.dd_optimizer_new, ctypes.byref(s), self.params.pointer, ctypes.byref(self.config), total, core.team
         )
@@ -82,6 +101,14 @@ CASES = {
     "sgd_linear": spec(SGD, 0.05, weight_decay=0.0),
     "sgd_momentum_decay_cosine": spec(SGD, 0.02, weight_decay=0.02, momentum=0.9, schedule=COSINE),
     "sgd_decay_constant_no_warmup": spec(SGD, 0.05, weight_decay=0.1, schedule=CONSTANT, warmup=0.0, clip=0.3),
+    "adamw_by_depth": spec(ADAMW, 2e-3, depth=0.6),
+    "sgd_by_depth_momentum": spec(SGD, 0.05, weight_decay=0.02, momentum=0.9, depth=0.5),
+    "adamw_average": spec(ADAMW, 2e-3, ema=0.8),
+    "adamw_average_no_decay": spec(ADAMW, 2e-3, weight_decay=0.0, ema=0.9, clip=0.0),
+    "sgd_average": spec(SGD, 0.05, weight_decay=0.0, ema=0.7),
+    "sgd_average_momentum_decay_by_depth": spec(SGD, 0.02, weight_decay=0.02, momentum=0.9, ema=0.9, depth=0.8),
+    "adamw_frozen": spec(ADAMW, 2e-3, frozen=True),
+    "sgd_frozen_average_by_depth": spec(SGD, 0.02, weight_decay=0.02, momentum=0.9, ema=0.9, depth=0.8, frozen=True),
 }
 
 
@@ -99,6 +126,11 @@ def test_twenty_steps(core, name):
     optimizer, schedule = torch_optimizer(hf, s, total)
     hf.train()
     worst = 0.0
+    # t is the step counted from 1; the decay is warmed up as tf.train.ExponentialMovingAverage's with num_updates.
+    average = torch.optim.swa_utils.AveragedModel(
+        hf, avg_fn=lambda mean, value, t: mean + (1 - min(s.ema, (1 + t) / (10 + t))) * (value - mean)
+    )
+    average.n_averaged += 1  # a copy of the model so far: the first call averages
     for packed, labels in batches(total):
         loss, norm, lr = trainer.step(packed, labels)
         optimizer.zero_grad()
@@ -111,6 +143,7 @@ def test_twenty_steps(core, name):
         assert lr == pytest.approx(schedule.get_last_lr()[0], rel=1e-12, abs=1e-18)
         optimizer.step()
         schedule.step()
+        average.update_parameters(hf)
         worst = max(worst, abs(loss - want.item()))
         assert loss == pytest.approx(want.item(), abs=1e-5, rel=1e-5)
         assert norm == pytest.approx(want_norm, rel=1e-3)
@@ -121,6 +154,13 @@ def test_twenty_steps(core, name):
         limit = 2e-5 if not parameter_name.endswith("key.bias") else 20 * s.lr
         error = np.abs(trainer.params.views[parameter_name] - want).max()
         assert error <= limit * max(1.0, np.abs(want).max()), (parameter_name, error)
+        if s.freeze_embeddings == 2 and ".embeddings." in parameter_name:
+            assert error == 0.0, parameter_name
+    if s.ema > 0:
+        views = averaged(core, trainer)
+        for parameter_name, parameter in average.module.named_parameters():
+            limit = 2e-5 if not parameter_name.endswith("key.bias") else 20 * s.lr
+            assert np.abs(views[parameter_name] - parameter.detach().numpy()).max() <= limit, parameter_name
     print(f"{name}: loss differs by at most {worst:.1e}")
     trainer.free()
 
@@ -157,28 +197,39 @@ def test_late_rows_have_the_bits_of_the_dense_optimizer(core, name):
                 assert not np.isfinite(norm)
                 assert np.array_equal(before.view(np.uint32), trainer.params.flat.view(np.uint32))
     word = late.params.views["bert.embeddings.word_embeddings.weight"]
-    if s.weight_decay > 0:
+    if s.weight_decay > 0 and s.freeze_embeddings != 2:
         assert not np.array_equal(word, dense.params.views["bert.embeddings.word_embeddings.weight"])
     core.lib.dd_optimizer_flush(late.optimizer)
     assert np.array_equal(late.params.flat.view(np.uint32), dense.params.flat.view(np.uint32))
-    for slab in (0, 1):
+    for slab in (0, 1, 2):
         a, b = (state(core, t)[slab] for t in (late, dense))
         assert (a is None and b is None) or np.array_equal(a.view(np.uint32), b.view(np.uint32))
     late.free(), dense.free()
 
 
 def state(core, trainer):
-    pointers = [ctypes.c_void_p(), ctypes.c_void_p()]
-    core.lib.dd_optimizer_state(trainer.optimizer, *(ctypes.byref(p) for p in pointers))
-    count = len(trainer.params.flat)
-    return [
-        None if not p.value
-        else np.ctypeslib.as_array(ctypes.cast(p, ctypes.POINTER(ctypes.c_float)), shape=(count,))
-        for p in pointers
-    ]
+    """First moment, second moment, average; None where there is none."""
+    slabs = (le.OptimizerSlab * 3)()
+    core.lib.dd_optimizer_slabs(trainer.optimizer, slabs)
+    return [np.ctypeslib.as_array(slab.floats, shape=(slab.count,)) if slab.count else None for slab in slabs]
 
 
-@pytest.mark.parametrize("name", ["adamw_linear", "sgd_momentum_decay_cosine", "sgd_linear"])
+def averaged(core, trainer):
+    """{name: array} of the moving average."""
+    flat, params = state(core, trainer)[2], trainer.params
+    return {
+        name: flat[view.__array_interface__["data"][0] // 4 - params.flat.__array_interface__["data"][0] // 4 :][
+            : view.size
+        ].reshape(view.shape)
+        for name, view in params.views.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adamw_linear", "sgd_momentum_decay_cosine", "sgd_linear", "adamw_average", "adamw_average_no_decay", "sgd_average",
+     "sgd_frozen_average_by_depth"],
+)
 def test_resuming_gives_the_same_bits(core, name):
     hf, s, total = nn.hf_model(seed=9, vocab_size=150), CASES[name], 24
     whole, first = Trainer(core, hf, s, total), Trainer(core, hf, s, total)
@@ -199,3 +250,37 @@ def test_resuming_gives_the_same_bits(core, name):
     assert np.array_equal(whole.params.flat.view(np.uint32), second.params.flat.view(np.uint32))
     for trainer in (whole, first, second):
         trainer.free()
+
+
+@pytest.mark.parametrize("name", ["adamw_linear", "sgd_momentum_decay_cosine", "adamw_by_depth"])
+def test_a_restart_is_a_new_optimizer_with_half_the_lr(core, name):
+    """From the restart on the steps are those of a new torch optimizer, whose lr is the schedule's × 0.5 × the rise."""
+    hf, s, total, at = nn.hf_model(seed=13, vocab_size=150), CASES[name], 24, 10
+    trainer = Trainer(core, hf, s, total)
+    optimizer, schedule = torch_optimizer(hf, s, total)
+    hf.train()
+    rise, restarted = int(s.warmup * total), False
+    for i, (packed, labels) in enumerate(batches(total, vocab=150)):
+        lrs = schedule.get_last_lr()
+        if i == at:
+            core.lib.dd_optimizer_flush(trainer.optimizer)
+            core.lib.dd_optimizer_restart(trainer.optimizer, 0.5)
+            restarted, (fresh, _) = True, torch_optimizer(hf, s, total)
+        loss, norm, lr = trainer.step(packed, labels)
+        hf.zero_grad()
+        want = torch.nn.functional.cross_entropy(hf(**packed.padded()).logits, torch.tensor(labels.astype(np.int64)))
+        want.backward()
+        torch.nn.utils.clip_grad_norm_(hf.parameters(), s.max_grad_norm)
+        if restarted:
+            factor = 0.5 * min(1.0, (i - at + 1) / rise)
+            for group, scheduled in zip(fresh.param_groups, lrs):
+                group["lr"] = scheduled * factor
+            fresh.step()
+            assert lr == pytest.approx(lrs[0] * factor, rel=1e-12)
+        else:
+            optimizer.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the schedule goes on without its optimizer's steps
+            schedule.step()
+        assert loss == pytest.approx(want.item(), abs=2e-5, rel=1e-5)
+    trainer.free()

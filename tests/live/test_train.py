@@ -76,6 +76,8 @@ def make_spec(task, optimizer, **fields):
         hidden_act=b"gelu",
         temperature=4.0,
         alpha=0.2,
+        temperature_end=math.nan,
+        alpha_end=math.nan,
         epochs=EPOCHS,
         batch_size=BATCH,
         max_length=MAX_LENGTH,

@@ -26,20 +26,27 @@ struct side { /* parameters, optimizer and state as a run has them */
     struct dd_run_state state;
 };
 
-static void side_init(struct side *side, enum dd_optimizer_type type, double momentum, float fill) {
+static void side_init_spec(struct side *side, const struct dd_optimizer_spec *spec, float fill) {
     struct dd_error err;
-    struct dd_optimizer_spec spec = tiny_spec(DD_TASK_FINETUNE, type).optimizer;
-    spec.momentum = momentum;
     must(dd_params_new(&config, &side->params, &err), &err);
-    must(dd_optimizer_new(&spec, side->params, &config, 50, team, &side->optimizer, &err), &err);
+    must(dd_optimizer_new(spec, side->params, &config, 50, team, &side->optimizer, &err), &err);
     dd_run_state_init(&side->state);
-    float *slabs[3] = {side->params->slab, NULL, NULL};
-    dd_optimizer_state(side->optimizer, &slabs[1], &slabs[2]);
-    for (int s = 0; s < 3 && fill != 0; s++) {
-        for (size_t i = 0; slabs[s] && i < side->params->count; i++) {
-            slabs[s][i] = fill * (float)(s + 1) + (float)i * 0.001f;
+    struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS];
+    dd_optimizer_slabs(side->optimizer, slabs);
+    for (size_t i = 0; i < side->params->count && fill != 0; i++) {
+        side->params->slab[i] = fill + (float)i * 0.001f;
+    }
+    for (size_t s = 0; s < DD_ARRAY_LEN(slabs) && fill != 0; s++) {
+        for (size_t i = 0; i < slabs[s].count; i++) {
+            slabs[s].floats[i] = fill * (float)(s + 2) + (float)i * 0.001f;
         }
     }
+}
+
+static void side_init(struct side *side, enum dd_optimizer_type type, double momentum, float fill) {
+    struct dd_optimizer_spec spec = tiny_spec(DD_TASK_FINETUNE, type).optimizer;
+    spec.momentum = momentum;
+    side_init_spec(side, &spec, fill);
 }
 
 static void side_release(struct side *side) {
@@ -89,13 +96,17 @@ static void file_in(char out[600], const char *dir, const char *name) {
 }
 
 static void check_equal(struct side *a, struct side *b) {
-    float *fa[3] = {a->params->slab, NULL, NULL}, *fb[3] = {b->params->slab, NULL, NULL};
-    assert_int_equal(dd_optimizer_state(a->optimizer, &fa[1], &fa[2]),
-                     dd_optimizer_state(b->optimizer, &fb[1], &fb[2]));
-    for (int s = 0; s < 3; s++) {
-        assert_int_equal(fa[s] != NULL, fb[s] != NULL);
-        if (fa[s]) {
-            assert_memory_equal(fa[s], fb[s], a->params->count * sizeof(float));
+    struct dd_optimizer_slab of_a[DD_OPTIMIZER_SLABS], of_b[DD_OPTIMIZER_SLABS];
+    float *first, *second;
+    dd_optimizer_slabs(a->optimizer, of_a);
+    dd_optimizer_slabs(b->optimizer, of_b);
+    assert_int_equal(dd_optimizer_state(a->optimizer, &first, &second),
+                     dd_optimizer_state(b->optimizer, &first, &second));
+    assert_memory_equal(a->params->slab, b->params->slab, a->params->count * sizeof(float));
+    for (size_t s = 0; s < DD_ARRAY_LEN(of_a); s++) {
+        assert_int_equal(of_a[s].count, of_b[s].count);
+        if (of_a[s].count > 0) {
+            assert_memory_equal(of_a[s].floats, of_b[s].floats, of_a[s].count * sizeof(float));
         }
     }
     const struct dd_run_state *x = &a->state, *y = &b->state;
@@ -112,6 +123,14 @@ static void check_equal(struct side *a, struct side *b) {
     assert_int_equal(x->delivered, y->delivered);
     same_double(x->last.train_kl, y->last.train_kl);
     same_double(x->last.tokens_per_second, y->last.tokens_per_second);
+    assert_int_equal(x->rollbacks, y->rollbacks);
+    assert_int_equal(x->restart_step, y->restart_step);
+    assert_int_equal(x->skipped_in_row, y->skipped_in_row);
+    assert_int_equal(x->rolled_back, y->rolled_back);
+    assert_int_equal(x->rolled_back_to, y->rolled_back_to);
+    assert_int_equal(x->last.rollback, y->last.rollback);
+    assert_int_equal(x->last.rollback_to, y->last.rollback_to);
+    same_double(dd_optimizer_lr(a->optimizer, 30), dd_optimizer_lr(b->optimizer, 30));
     assert_int_equal(x->best.epoch, y->best.epoch);
     assert_true(y->best.is_best && !y->last.is_best);
     assert_memory_equal(x->best_sha256, y->best_sha256, DD_SHA256_BYTES);
@@ -128,22 +147,41 @@ static void test_round_trip(void **state) {
     (void)state;
     static const struct {
         enum dd_optimizer_type type;
-        double momentum;
-    } kinds[] = {{DD_OPTIMIZER_ADAMW, 0}, {DD_OPTIMIZER_SGD, 0.9}, {DD_OPTIMIZER_SGD, 0}};
+        double momentum, ema;
+        enum dd_flag frozen;
+    } kinds[] = {{DD_OPTIMIZER_ADAMW, 0, 0, DD_FLAG_NO},    {DD_OPTIMIZER_SGD, 0.9, 0, DD_FLAG_NO},
+                 {DD_OPTIMIZER_SGD, 0, 0, DD_FLAG_NO},      {DD_OPTIMIZER_ADAMW, 0, 0.9, DD_FLAG_NO},
+                 {DD_OPTIMIZER_ADAMW, 0, 0.9, DD_FLAG_YES}, {DD_OPTIMIZER_SGD, 0, 0.5, DD_FLAG_NO},
+                 {DD_OPTIMIZER_SGD, 0.9, 0, DD_FLAG_YES}};
     for (size_t k = 0; k < DD_ARRAY_LEN(kinds); k++) {
         struct side written = {0}, read = {0};
         char dir[512], path[600], name[32];
         struct dd_error err;
+        struct dd_optimizer_spec spec = tiny_spec(DD_TASK_FINETUNE, kinds[k].type).optimizer;
+        spec.momentum = kinds[k].momentum;
+        spec.ema = kinds[k].ema;
+        spec.freeze_embeddings = kinds[k].frozen;
         snprintf(name, sizeof name, "round-%zu", k);
-        side_init(&written, kinds[k].type, kinds[k].momentum, 0.5f);
-        side_init(&read, kinds[k].type, kinds[k].momentum, 0);
+        side_init_spec(&written, &spec, 0.5f);
+        side_init_spec(&read, &spec, 0);
         fill_state(&written);
+        if (k % 2 != 0) {
+            written.state.rollbacks = 2;
+            written.state.restart_step = 12;
+            written.state.skipped_in_row = 1;
+            written.state.rolled_back = DD_ROLLBACK_NOT_FINITE;
+            written.state.rolled_back_to = 1;
+            written.state.last.rollback = DD_ROLLBACK_F1_FELL;
+            written.state.last.rollback_to = 1;
+            dd_optimizer_set_restart(written.optimizer, 12, 0.25);
+        }
         write_one(&written, dir, name);
         file_in(path, dir, "checkpoint");
         struct stat info;
         assert_int_equal(stat(path, &info), 0);
-        struct dd_optimizer_spec spec = {.type = kinds[k].type, .momentum = kinds[k].momentum};
-        assert_int_equal(info.st_size, dd_checkpoint_bytes(&spec, written.params->count, 4) + 2 * 96);
+        uint64_t frozen = dd_optimizer_frozen(&spec, written.params);
+        assert_int_equal(frozen > 0, kinds[k].frozen == DD_FLAG_YES);
+        assert_int_equal(info.st_size, dd_checkpoint_bytes(&spec, written.params->count, frozen, 4) + 2 * 96);
         struct dd_checkpoint checkpoint;
         must(dd_checkpoint_open(path, &identity, &shape, read.params, read.optimizer, &checkpoint, &err), &err);
         dd_checkpoint_apply(&checkpoint, &read.state, read.params, read.optimizer);
@@ -152,6 +190,34 @@ static void test_round_trip(void **state) {
         side_release(&written);
         side_release(&read);
     }
+}
+
+/* A file of version 1 is one of version 2 without the 32 bytes of the guard. */
+static void test_version_1_is_read(void **state) {
+    (void)state;
+    struct side written = {0}, read = {0};
+    char dir[512], path[600], *bytes = NULL;
+    size_t len = 0;
+    struct dd_error err;
+    side_init(&written, DD_OPTIMIZER_ADAMW, 0, 0.5f);
+    side_init(&read, DD_OPTIMIZER_ADAMW, 0, 0);
+    fill_state(&written);
+    write_one(&written, dir, "version-1");
+    file_in(path, dir, "checkpoint");
+    must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
+    bytes[8] = 1;
+    memmove(bytes + 616, bytes + 648, len - 648);
+    len -= 32;
+    dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+    must(dd_file_write_durable(path, bytes, len, &err), &err);
+    struct dd_checkpoint checkpoint;
+    must(dd_checkpoint_open(path, &identity, &shape, read.params, read.optimizer, &checkpoint, &err), &err);
+    dd_checkpoint_apply(&checkpoint, &read.state, read.params, read.optimizer);
+    dd_checkpoint_close(&checkpoint);
+    check_equal(&written, &read);
+    free(bytes);
+    side_release(&written);
+    side_release(&read);
 }
 
 static enum dd_status open_bytes(struct side *side, const char *path, const void *bytes, size_t len,
@@ -211,7 +277,13 @@ static void test_forgeries_are_refused(void **state) {
                   {216, 6},
                   {216, UINT64_MAX},
                   {232, 22}, /* optimizer at another step */
-                  {440, 4}}; /* best epoch still to come */
+                  {440, 4},  /* best epoch still to come */
+                  {616, 1},  /* a rollback at no step */
+                  {616, 1u << 20},
+                  {624, 24}, /* a restart still to come, or without a rollback */
+                  {624, 5},
+                  {632, 5000}, /* more skipped steps than any run has */
+                  {632, UINT64_MAX}};
     struct side side = {0};
     char dir[512], path[600], *bytes = NULL;
     size_t len = 0;
@@ -231,7 +303,7 @@ static void test_forgeries_are_refused(void **state) {
     }
     dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
-    bytes[8] = 2; /* a later version */
+    bytes[8] = 3; /* a later version */
     dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_UNSUPPORTED);
     free(bytes);
@@ -357,13 +429,10 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_damage_is_found),
-        cmocka_unit_test(test_forgeries_are_refused),
-        cmocka_unit_test(test_foreign_is_refused),
-        cmocka_unit_test(test_previous_stays_and_deadline_leaves_nothing),
-        cmocka_unit_test(test_finished_record),
-        cmocka_unit_test(test_long_epochs_forget_the_oldest_steps),
+        cmocka_unit_test(test_round_trip),         cmocka_unit_test(test_version_1_is_read),
+        cmocka_unit_test(test_damage_is_found),    cmocka_unit_test(test_forgeries_are_refused),
+        cmocka_unit_test(test_foreign_is_refused), cmocka_unit_test(test_previous_stays_and_deadline_leaves_nothing),
+        cmocka_unit_test(test_finished_record),    cmocka_unit_test(test_long_epochs_forget_the_oldest_steps),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

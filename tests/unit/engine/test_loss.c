@@ -25,22 +25,24 @@ static void test_equal_logits_cost_nothing(void **state) {
     }
 }
 
-static void check_gradient(const float *teacher, const int32_t *labels, double temperature, double alpha) {
-    enum { N = 4, C = 5 };
+enum { N = 4, C = 5 };
+
+static void check_gradient(const float *teacher, const int32_t *labels, const struct dd_loss_options *options) {
     float student[N * C], gradient[N * C];
     struct dd_stream stream = {.seed = 1, .purpose = DD_PURPOSE_INIT};
     dd_random_normal(&stream, 0, N * C, 2.0f, student);
-    dd_distill_loss(student, teacher, labels, N, C, temperature, alpha, gradient);
+    dd_loss_compute(student, teacher, labels, N, C, options, gradient);
     for (int i = 0; i < N * C; i++) {
         float saved = student[i], h = 0.0078125f;
         student[i] = saved + h;
-        double above = dd_distill_loss(student, teacher, labels, N, C, temperature, alpha, NULL).total;
+        double above = dd_loss_compute(student, teacher, labels, N, C, options, NULL).total;
         student[i] = saved - h;
-        double below = dd_distill_loss(student, teacher, labels, N, C, temperature, alpha, NULL).total;
+        double below = dd_loss_compute(student, teacher, labels, N, C, options, NULL).total;
         student[i] = saved;
         double slope = (above - below) / (2.0 * (double)h);
-        if (!(fabs(slope - (double)gradient[i]) < 3e-5 * (1.0 + temperature))) {
-            fail_msg("T %g alpha %g: slope %g, gradient %g", temperature, alpha, slope, (double)gradient[i]);
+        if (!(fabs(slope - (double)gradient[i]) < 3e-5 * (1.0 + options->temperature))) {
+            fail_msg("T %g alpha %g: slope %g, gradient %g", options->temperature, options->alpha, slope,
+                     (double)gradient[i]);
         }
     }
 }
@@ -52,15 +54,45 @@ static void test_gradients(void **state) {
     dd_random_normal(&stream, 0, 20, 2.0f, teacher);
     const int32_t labels[] = {0, 4, 2, 2}, some[] = {1, -1, -1, 3}, none[] = {-1, -1, -1, -1};
     static const double temperatures[] = {0.7, 1.0, 8.0}, alphas[] = {0.0, 0.4, 1.0};
-    for (size_t t = 0; t < DD_ARRAY_LEN(temperatures); t++) {
-        for (size_t a = 0; a < DD_ARRAY_LEN(alphas); a++) {
-            check_gradient(teacher, labels, temperatures[t], alphas[a]);
-            check_gradient(teacher, some, temperatures[t], alphas[a]);
-            check_gradient(teacher, none, temperatures[t], alphas[a]);
-        }
+    static const double weights[C] = {0.5, 1.0, 3.0, 0.25, 2.0};
+    for (int k = 0; k < 3 * 3 * 2 * 2 * 2; k++) {
+        const struct dd_loss_options options = {.kind = k / 36 ? DD_LOSS_MSE : DD_LOSS_KL,
+                                                .temperature = temperatures[k % 3],
+                                                .alpha = alphas[k / 3 % 3],
+                                                .label_smoothing = k / 9 % 2 ? 0.3 : 0.0,
+                                                .class_weight = k / 18 % 2 ? weights : NULL};
+        check_gradient(teacher, labels, &options);
+        check_gradient(teacher, some, &options);
+        check_gradient(teacher, none, &options);
+        check_gradient(NULL, labels, &options);
+        check_gradient(NULL, some, &options);
     }
-    check_gradient(NULL, labels, 2.0, 0.5);
-    check_gradient(NULL, some, 2.0, 0.5);
+}
+
+/* torch: the logits above with CrossEntropyLoss(weight=[2, 1, 0.5], label_smoothing=0.1), and the mse_loss of the
+ * centred logits. */
+static void test_options_of_pytorch(void **state) {
+    (void)state;
+    const float student[] = {1.0f, 2.0f, 3.0f, 0.5f, -1.0f, 2.0f}, teacher[] = {3.0f, 1.0f, 0.0f, 1.0f, 1.0f, 1.0f};
+    const int32_t labels[] = {0, 2};
+    static const double weights[] = {2.0, 1.0, 0.5};
+    const struct dd_loss_options options = {
+        .kind = DD_LOSS_MSE, .alpha = 0.7, .label_smoothing = 0.1, .class_weight = weights};
+    float gradient[6];
+    struct dd_loss loss = dd_loss_compute(student, teacher, labels, 2, 3, &options, gradient);
+    assert_float_equal(loss.kl, 2.861111111, 1e-6);
+    assert_float_equal(loss.ce, 1.953861800, 1e-6);
+    assert_float_equal(gradient[1], 0.130065326, 1e-6);
+}
+
+static void test_balanced_weights(void **state) {
+    (void)state;
+    const int32_t labels[] = {0, 0, 0, 1, -1};
+    double *weight = NULL;
+    struct dd_error err;
+    assert_int_equal(dd_class_weights(labels, 5, 3, &weight, &err), DD_OK);
+    assert_true(weight[0] == 4.0 / (2.0 * 3.0) && weight[1] == 2.0 && weight[2] == 1.0);
+    free(weight);
 }
 
 /* A partial batch weighs its rows as a mean does, and huge logits do not overflow. */
@@ -79,10 +111,9 @@ static void test_extremes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values_of_pytorch),
-        cmocka_unit_test(test_equal_logits_cost_nothing),
-        cmocka_unit_test(test_gradients),
-        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_values_of_pytorch), cmocka_unit_test(test_equal_logits_cost_nothing),
+        cmocka_unit_test(test_gradients),         cmocka_unit_test(test_options_of_pytorch),
+        cmocka_unit_test(test_balanced_weights),  cmocka_unit_test(test_extremes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

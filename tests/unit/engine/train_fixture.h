@@ -135,6 +135,8 @@ static inline struct dd_spec tiny_spec(enum dd_task task, enum dd_optimizer_type
                            .hidden_act = "gelu",
                            .temperature = 4.0,
                            .alpha = 0.3,
+                           .temperature_end = NAN,
+                           .alpha_end = NAN,
                            .epochs = 4,
                            .batch_size = 8,
                            .max_length = 12,
@@ -306,6 +308,8 @@ static inline void history_same(const struct history *a, const struct history *b
             same_double(xs[i], ys[i]);
         }
         assert_int_equal(x->is_best, y->is_best);
+        assert_int_equal(x->rollback, y->rollback);
+        assert_int_equal(x->rollback_to, y->rollback_to);
         assert_int_equal(a->epochs[e].n_dev, b->epochs[e].n_dev);
         assert_memory_equal(a->epochs[e].label, b->epochs[e].label, sizeof a->epochs[e].label);
         assert_memory_equal(a->epochs[e].score, b->epochs[e].score, sizeof a->epochs[e].score);

@@ -90,6 +90,7 @@ export default {
   'run.step_of': 'step {step} of {steps}',
   'run.left': '{time} left',
   'run.speed': '{n} tokens/s',
+  'run.stopped_early': 'stopped early at epoch {epoch}, best was {best}',
   'run.started': 'started {time}',
   'run.took': 'took {time}',
   'run.attempts': 'attempt {n}',
@@ -173,6 +174,8 @@ export default {
   'metric.macro_recall': 'macro recall',
   'mark.best': 'best {score}',
   'mark.collapse': 'collapse',
+  'mark.rollback': 'rolled back to epoch {epoch}',
+  'mark.restart': 'rolled back to the first weights',
   'mark.resumed': 'resumed',
   'summary.loss':
     'Over {epochs} epochs the training loss went from {first} to {last}; the dev loss was lowest at {dev}, in epoch {epoch}.',

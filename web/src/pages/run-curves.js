@@ -114,7 +114,17 @@ export function curves(id) {
   }
 
   function marks(rows, x) {
-    return [...collapses(rows, x), ...resumptions(rows, x)];
+    const back = rollbacks(rows, x);
+    const marked = new Set(back.map((mark) => mark.x));
+    return [...back, ...collapses(rows, x).filter((mark) => !marked.has(mark.x)), ...resumptions(rows, x)];
+  }
+
+  /** Where the run's guard went back to an earlier epoch's weights. */
+  function rollbacks(rows, x) {
+    return rows.column('rollback').flatMap((back, i) => {
+      if (!back) return [];
+      return [{ x: x[i], name: t(back.to_epoch ? 'mark.rollback' : 'mark.restart', { epoch: back.to_epoch }), bad: true }];
+    });
   }
 
   /**

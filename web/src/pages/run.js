@@ -111,6 +111,7 @@ export function mount(root, { parts }) {
       if (p.tokens_per_second)
         bits.push(h('span', { class: 'num faint' }, t('run.speed', { n: count(Math.round(p.tokens_per_second)) })));
     }
+    if (p.stopped_early) bits.push(h('span', {}, t('run.stopped_early', { epoch: p.epoch, best: r.best?.epoch ?? NONE })));
     if (r.started_at) bits.push(h('span', { class: 'faint' }, t('run.started', { time: fullTime(r.started_at) })));
     if (r.finished_at)
       bits.push(

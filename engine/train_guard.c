@@ -1,0 +1,156 @@
+/* train_guard: which epoch is best, when to end early, and what to do about a collapse.
+ *
+ * The guard (spec->guard) sees three things:
+ *   - a step whose loss or gradient norm is not finite: it changes nothing and counts as done; after SKIPS_IN_ROW of
+ *     them the weights themselves are at fault,
+ *   - an epoch that predicts one class for every dev row, with a macro-F1 below ONE_CLASS_FALLEN of the best epoch's (a
+ *     run that has hardly begun to tell classes apart may well fall back to one of them),
+ *   - an epoch whose macro-F1 is below FALLEN of the best epoch's.
+ * Then the run goes back: the weights of best-<epoch>/ (the first weights, while no epoch is good), moments and average
+ * begun anew, half the learning rate.  Moments of the best epoch are not kept: they would cost two more slabs on disk,
+ * and those that led to a collapse are the last thing to keep.  A new start of AdamW is safe because its bias
+ * correction starts anew, too, and lr rises again (dd_optimizer_restart).
+ *
+ * Epochs and steps count on.  Order and dropout are functions of them, so the run does not take the same path again;
+ * what was collapsed stays in the history, marked by dd_epoch_metrics.rollback.  It happens at most ROLLBACKS times,
+ * never after the last epoch (the exported last/ is what its metrics say), and is done before the checkpoint that
+ * records it: a kill at any instant repeats it to the same bits.
+ */
+#include "engine/train.h"
+
+#include <math.h>
+#include <string.h>
+
+#define ROLLBACKS 3
+#define SKIPS_IN_ROW 3
+#define FALLEN 0.6
+#define ONE_CLASS_FALLEN 0.8
+
+const char *dd_rollback_name(enum dd_rollback why) {
+    static const char *const names[] = {
+        [DD_ROLLBACK_NONE] = "none",
+        [DD_ROLLBACK_NOT_FINITE] = "not_finite",
+        [DD_ROLLBACK_ONE_CLASS] = "one_class",
+        [DD_ROLLBACK_F1_FELL] = "f1_fell",
+    };
+    return (unsigned)why < DD_ARRAY_LEN(names) ? names[why] : "unknown";
+}
+
+/* --- the best epoch --------------------------------------------------------------------------------------------- */
+
+/* More is better; −inf where there is no value. */
+static double score(enum dd_metric metric, const struct dd_epoch_metrics *m) {
+    double value = metric == DD_METRIC_ACCURACY   ? m->accuracy
+                   : metric == DD_METRIC_DEV_LOSS ? -m->dev_loss
+                                                  : m->macro_f1;
+    return isfinite(value) ? value : -INFINITY;
+}
+
+bool dd_run_better(const struct dd_run *run, const struct dd_epoch_metrics *metrics) {
+    const struct dd_run_state *state = &run->state;
+    return state->epochs_done == 0 || score(run->spec->metric, metrics) > score(run->spec->metric, &state->best);
+}
+
+bool dd_run_ended(const struct dd_run *run) {
+    const struct dd_run_state *state = &run->state;
+    int patience = run->spec->patience;
+    return state->epochs_done >= run->spec->epochs ||
+           (patience > 0 && state->epochs_done > 0 && state->epochs_done - state->best.epoch >= patience);
+}
+
+/* --- the guard -------------------------------------------------------------------------------------------------- */
+
+static bool on(const struct dd_run *run) {
+    return run->spec->guard == DD_FLAG_YES;
+}
+
+static bool best_is_good(const struct dd_run *run) {
+    return run->state.epochs_done > 0 && isfinite(run->state.best.dev_loss) && isfinite(run->state.best.macro_f1);
+}
+
+static bool one_class(const struct dd_run_state *state) {
+    size_t same = 0;
+    while (same < state->n_dev && state->dev_label[same] == state->dev_label[0]) {
+        same++;
+    }
+    return same == state->n_dev;
+}
+
+/* What the guard makes of the epoch that has just been closed. */
+static enum dd_rollback judge(const struct dd_run *run) {
+    const struct dd_epoch_metrics *last = &run->state.last, *best = &run->state.best;
+    if (!isfinite(last->dev_loss)) {
+        return DD_ROLLBACK_NOT_FINITE;
+    }
+    if (best->epoch == last->epoch || !best_is_good(run)) {
+        return DD_ROLLBACK_NONE;
+    }
+    if (last->macro_f1 < ONE_CLASS_FALLEN * best->macro_f1 && one_class(&run->state)) {
+        return DD_ROLLBACK_ONE_CLASS;
+    }
+    return last->macro_f1 < FALLEN * best->macro_f1 ? DD_ROLLBACK_F1_FELL : DD_ROLLBACK_NONE;
+}
+
+static enum dd_status roll_back(struct dd_run *run, enum dd_rollback why, struct dd_error *err) {
+    static const char *const reasons[] = {
+        [DD_ROLLBACK_NONE] = "nothing",
+        [DD_ROLLBACK_NOT_FINITE] = "loss or gradients are not finite",
+        [DD_ROLLBACK_ONE_CLASS] = "one class is predicted for every dev row",
+        [DD_ROLLBACK_F1_FELL] = "macro-F1 fell below 0.6 of the best epoch's",
+    };
+    struct dd_run_state *state = &run->state;
+    int to = best_is_good(run) ? state->best.epoch : 0;
+    enum dd_status status = to > 0 ? dd_run_load_best(run, err) : dd_student_weights(run, run->student, err);
+    if (status != DD_OK) {
+        return dd_error_prefix(err, "going back to epoch %d", to);
+    }
+    state->rollbacks++;
+    state->restart_step = state->step;
+    state->skipped_in_row = 0;
+    state->rolled_back = why;
+    state->rolled_back_to = to;
+    dd_optimizer_restart(run->optimizer, dd_run_lr_scale(state));
+    char target[48] = "the first weights";
+    if (to > 0) {
+        snprintf(target, sizeof target, "epoch %d", to);
+    }
+    dd_run_log(run, DD_LOG_WARNING,
+               "rolled back to %s after step %lld: %s; lr is now %g of the schedule's (rollback %d of at most %d)",
+               target, (long long)state->step, reasons[why], dd_run_lr_scale(state), state->rollbacks, ROLLBACKS);
+    return DD_OK;
+}
+
+/* Exact for any state that a checkpoint may hold. */
+double dd_run_lr_scale(const struct dd_run_state *state) {
+    return ldexp(1.0, -state->rollbacks);
+}
+
+bool dd_run_skips(const struct dd_run *run) {
+    return on(run) && (run->state.skipped_in_row + 1 < SKIPS_IN_ROW || run->state.rollbacks < ROLLBACKS);
+}
+
+enum dd_status dd_run_guard_step(struct dd_run *run, struct dd_error *err) {
+    return run->state.skipped_in_row < SKIPS_IN_ROW ? DD_OK : roll_back(run, DD_ROLLBACK_NOT_FINITE, err);
+}
+
+enum dd_status dd_run_guard_epoch(struct dd_run *run, struct dd_error *err) {
+    struct dd_run_state *state = &run->state;
+    state->last.rollback = state->rolled_back;
+    state->last.rollback_to = state->rolled_back_to;
+    enum dd_status status = DD_OK;
+    enum dd_rollback why = on(run) && !dd_run_ended(run) ? judge(run) : DD_ROLLBACK_NONE;
+    if (why != DD_ROLLBACK_NONE && state->rollbacks == ROLLBACKS) {
+        dd_run_log(run, DD_LOG_WARNING, "epoch %d has collapsed again after %d rollbacks; the run goes on as it is",
+                   state->last.epoch, ROLLBACKS);
+    } else if (why != DD_ROLLBACK_NONE) {
+        status = roll_back(run, why, err);
+        state->last.rollback = why;
+        state->last.rollback_to = state->rolled_back_to;
+    }
+    state->rolled_back = DD_ROLLBACK_NONE;
+    state->rolled_back_to = 0;
+    if (state->best.epoch == state->last.epoch) {
+        state->best = state->last;
+    }
+    return status;
+}
