@@ -101,7 +101,7 @@ struct dd_api_ops {
     void *daemon;
     dd_api_fn *dataset_create, *dataset_list, *dataset_get, *dataset_rows, *dataset_delete;
     dd_api_fn *model_create, *model_list, *model_get, *model_archive, *model_predict, *model_evaluate, *model_delete;
-    dd_api_fn *model_prune;
+    dd_api_fn *model_prune, *model_quantize;
     dd_api_fn *experiment_create, *experiment_list, *experiment_get, *experiment_patch, *experiment_delete;
     dd_api_fn *experiment_cancel, *experiment_pause, *experiment_resume, *experiment_retry, *experiment_clone;
     dd_api_fn *experiment_metrics, *experiment_steps, *experiment_report, *experiment_predictions, *experiment_log,

@@ -242,6 +242,7 @@ static const struct {
      "{\"name\":\"T and alpha\",\"base\":{\"dataset\":\"milk\",\"teacher\":\"milk-teacher\",\"layers\":3,"
      "\"epochs\":20},\"grid\":{\"T\":[1,2,4,8],\"alpha\":[0.2,0.5,0.9]},\"seeds\":[1,2,3]}"},
     {"create_model", "{\"name\":\"milk-teacher\",\"path\":\"/srv/models/milk-teacher\"}"},
+    {"quantize_model", "{\"save_as\":\"milk-int8\",\"dataset\":\"milk\"}"},
     {"prune_model", "{\"dataset\":\"milk\",\"save_as\":\"milk-small\"}"},
     {"predict", "{\"texts\":[\"宝宝很喜欢这个奶粉\"]}"},
     {"evaluate", "{\"dataset\":\"milk\",\"split\":\"dev\"}"},

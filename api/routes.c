@@ -165,6 +165,12 @@ static const struct dd_field session_body[] = {
     {"token", DD_FIELD_STRING, .required = true, .least = 1, .most = 512, .help = "a token of this daemon"},
     END,
 };
+static const struct dd_field quantize_body[] = {
+    {"save_as", DD_FIELD_NAME, .required = true, .help = "name of the new model"},
+    {"dataset", DD_FIELD_NAME, .help = "measure accuracy and macro F1 on it, before and after"},
+    {"split", DD_FIELD_ENUM, .values = "train dev test", .otherwise = "dev", .help = "which split of it"},
+    END,
+};
 static const struct dd_field experiment_patch_body[] = {
     {"name", DD_FIELD_STRING, .most = 255, .help = "what people call the run"},
     {"tags", DD_FIELD_STRINGS, .most = 32, .help = "labels to filter by"},
@@ -224,6 +230,10 @@ static const struct dd_route routes[] = {
      .flags = DD_ROUTE_JSON | DD_ROUTE_HEAVY | DD_ROUTE_IDEMPOTENT, .body = prune_body, .produces = JSON_ONLY,
      .response = "Model", .tag = "models", .operation_id = "prune_model",
      .summary = "A smaller model with only the vocabulary that a data set needs; the same logits on it"},
+    {DD_POST, V1 "/models/{name}/quantize", OP(model_quantize), .success = 201,
+     .flags = DD_ROUTE_JSON | DD_ROUTE_HEAVY | DD_ROUTE_IDEMPOTENT, .body = quantize_body, .produces = JSON_ONLY,
+     .response = "Model", .tag = "models", .operation_id = "quantize_model",
+     .summary = "An int8 copy of a classifier: a quarter of the size, faster where the CPU multiplies bytes"},
     {DD_DELETE, V1 "/models/{name}", OP(model_delete), .success = 204, .flags = DD_ROUTE_SLOW, .tag = "models",
      .operation_id = "delete_model", .summary = "Delete; 409 while in use"},
 

@@ -140,8 +140,8 @@ static enum dd_status print_report(struct dd_local *local, const struct dd_train
     struct dd_report report;
     enum dd_status status = dd_loaded_get(&local->daemon, &asset, &model, err);
     if (status == DD_OK)
-        status = dd_evaluate(&local->daemon, model, local->setup.spec.max_length, local->setup.dataset, DD_SPLIT_DEV,
-                             NULL, &report, err);
+        status = dd_evaluate(model->model, local->daemon.pool, local->setup.spec.max_length,
+                             local->setup.dataset->dataset, DD_SPLIT_DEV, NULL, &report, err);
     if (status == DD_OK) {
         struct dd_buffer text;
         const char **names = dd_class_names(local->setup.dataset->dataset);

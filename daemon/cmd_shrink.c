@@ -1,4 +1,4 @@
-/* distilld prune: a smaller model from a model directory, without a daemon.
+/* distilld prune and quantize: a smaller model from a model directory, without a daemon.
  * Threads: main only.
  */
 #include <errno.h>
@@ -29,33 +29,37 @@ static enum dd_status out_dir(const struct dd_options *options, const char *mode
     return dd_path_join(out, PATH_MAX, err, ".", name, NULL);
 }
 
-/* A data set of a data directory as it is; text files imported into a directory that is gone when they have been read.
- */
-static enum dd_status use_dataset(struct dd_vocab_use *use, const char *path, struct dd_error *err) {
-    char meta[PATH_MAX], temporary[64] = "/tmp/distilld-prune-XXXXXX", dir[PATH_MAX];
-    struct dd_dataset *dataset = NULL;
+/* A data set of a data directory as it is; text files imported into a directory that is gone when it returns: what is
+ * open stays mapped. */
+static enum dd_status open_dataset(const char *path, struct dd_dataset **ret_dataset, struct dd_error *err) {
+    char meta[PATH_MAX], temporary[64] = "/tmp/distilld-import-XXXXXX", dir[PATH_MAX];
     struct dd_faults faults;
     enum dd_status status = dd_path_join(meta, sizeof meta, err, path, "meta.json", NULL);
     if (status != DD_OK)
         return status;
-    bool ready = access(meta, F_OK) == 0;
-    if (!ready && mkdtemp(temporary) == NULL)
+    if (access(meta, F_OK) == 0)
+        return dd_dataset_open(path, ret_dataset, err);
+    if (mkdtemp(temporary) == NULL)
         return dd_fail_errno(err, errno, "%s", temporary);
     dd_faults_init(&faults);
-    status = dd_path_join(dir, sizeof dir, err, ready ? path : temporary, ready ? NULL : "dataset", NULL);
-    if (status == DD_OK && !ready)
+    status = dd_path_join(dir, sizeof dir, err, temporary, "dataset", NULL);
+    if (status == DD_OK)
         status = dd_local_import(path, dir, &faults, err);
     if (status == DD_OK)
-        status = dd_dataset_open(dir, &dataset, err);
+        status = dd_dataset_open(dir, ret_dataset, err);
+    struct dd_error ignored; /* what is left lies in /tmp */
+    (void)!dd_tree_remove(temporary, &ignored);
+    dd_report_faults(&faults);
+    dd_faults_release(&faults);
+    return status;
+}
+
+static enum dd_status use_dataset(struct dd_vocab_use *use, const char *path, struct dd_error *err) {
+    struct dd_dataset *dataset = NULL;
+    enum dd_status status = open_dataset(path, &dataset, err);
     if (status == DD_OK)
         status = dd_vocab_use_dataset(use, dataset, NULL, err);
     dd_dataset_free(dataset);
-    if (!ready) {
-        struct dd_error ignored; /* what is left lies in /tmp */
-        (void)!dd_tree_remove(temporary, &ignored);
-    }
-    dd_report_faults(&faults);
-    dd_faults_release(&faults);
     return status;
 }
 
@@ -95,16 +99,24 @@ static enum dd_status collect_use(const struct dd_options *options, const struct
     return DD_OK;
 }
 
-static void print_sizes(const cJSON *source, const char *dir) {
+static void print_made(const cJSON *source, const char *dir) {
     static const struct {
         const char *title, *field;
-    } rows[] = {{"vocabulary", "tokens"}, {"parameters", "parameters"}, {"bytes", "bytes"}};
+        int digits;
+    } rows[] = {{"vocabulary", "tokens", 0},
+                {"parameters", "parameters", 0},
+                {"bytes", "bytes", 0},
+                {"accuracy", "accuracy", 4},
+                {"macro F1", "macro_f1", 4}};
     const cJSON *before = cJSON_GetObjectItemCaseSensitive(source, "before");
     const cJSON *after = cJSON_GetObjectItemCaseSensitive(source, "after");
-    for (size_t i = 0; i < DD_ARRAY_LEN(rows); i++)
-        printf("%-12s %12.0f -> %.0f\n", rows[i].title,
-               cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(before, rows[i].field)),
-               cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(after, rows[i].field)));
+    for (size_t i = 0; i < DD_ARRAY_LEN(rows); i++) {
+        const cJSON *then = cJSON_GetObjectItemCaseSensitive(before, rows[i].field);
+        const cJSON *now = cJSON_GetObjectItemCaseSensitive(after, rows[i].field);
+        if (cJSON_IsNumber(then) && cJSON_IsNumber(now))
+            printf("%-12s %12.*f -> %.*f\n", rows[i].title, rows[i].digits, then->valuedouble, rows[i].digits,
+                   now->valuedouble);
+    }
     printf("saved in %s\n", dir);
 }
 
@@ -115,7 +127,7 @@ static enum dd_status save(const struct dd_model *made, const struct dd_model *f
     if (status == DD_OK)
         status = dd_shrink_save(made, from, card, source, dir, err);
     if (status == DD_OK)
-        print_sizes(source, dir);
+        print_made(source, dir);
     return status;
 }
 
@@ -140,6 +152,57 @@ int dd_prune_command(const struct dd_options *options, const char *const *args) 
     if (status == DD_OK)
         status = save(made, model, args[0], source, dir, &err);
     dd_vocab_use_free(use);
+    dd_model_free(made);
+    dd_model_free(model);
+    cJSON_Delete(source);
+    return status == DD_OK ? 0 : dd_report_error(&err);
+}
+
+/* Accuracy and macro F1 of both on the data set, into source. */
+static enum dd_status measure(const struct dd_options *options, const struct dd_model *model,
+                              const struct dd_model *made, cJSON *source, struct dd_error *err) {
+    struct dd_dataset *dataset = NULL;
+    struct dd_pool *pool = NULL;
+    enum dd_split split = DD_SPLIT_DEV;
+    int longest = DD_MIN(512, model->info.config.max_positions);
+    int max_length = options->max_length > 0 ? DD_MIN((int)options->max_length, longest) : longest;
+    if (options->split != NULL && !dd_split_parse(options->split, &split))
+        return dd_fail(err, DD_INVALID, "usage", "there is no split \"%s\"", options->split);
+    cJSON_AddStringToObject(source, "dataset", base_name(options->dataset));
+    cJSON_AddStringToObject(source, "split", dd_split_name(split));
+    enum dd_status status = open_dataset(options->dataset, &dataset, err);
+    if (status == DD_OK)
+        status = dd_pool_new(dd_cores(options), &pool, err);
+    const struct dd_model *const models[] = {model, made};
+    for (int i = 0; i < 2 && status == DD_OK; i++) {
+        struct dd_report report;
+        status = dd_evaluate(models[i], pool, max_length, dataset, split, NULL, &report, err);
+        if (status == DD_OK) {
+            dd_shrink_put_scores(source, i == 0 ? "before" : "after", &report);
+            dd_report_release(&report);
+        }
+    }
+    dd_pool_free(pool);
+    dd_dataset_free(dataset);
+    return status;
+}
+
+int dd_quantize_command(const struct dd_options *options, const char *const *args) {
+    struct dd_error err = {0};
+    struct dd_model *model = NULL, *made = NULL;
+    char dir[PATH_MAX];
+    cJSON *source = cJSON_CreateObject();
+    cJSON_AddStringToObject(source, "type", "quantized");
+    cJSON_AddStringToObject(source, "model", base_name(args[0]));
+    enum dd_status status = dd_model_load(args[0], &model, &err);
+    if (status == DD_OK)
+        status = out_dir(options, args[0], "int8", dir, &err);
+    if (status == DD_OK)
+        status = dd_model_quantize(model, &made, &err);
+    if (status == DD_OK && options->dataset != NULL)
+        status = measure(options, model, made, source, &err);
+    if (status == DD_OK)
+        status = save(made, model, args[0], source, dir, &err);
     dd_model_free(made);
     dd_model_free(model);
     cJSON_Delete(source);

@@ -24,6 +24,7 @@ int dd_serve_command(const struct dd_options *options, const char *const *args);
 int dd_run_command(const struct dd_options *options, const char *const *args);
 int dd_predict_command(const struct dd_options *options, const char *const *args);
 int dd_inspect_command(const struct dd_options *options, const char *const *args);
+int dd_quantize_command(const struct dd_options *options, const char *const *args);
 int dd_prune_command(const struct dd_options *options, const char *const *args);
 int dd_submit_command(const struct dd_options *options, const char *const *args);
 int dd_watch_command(const struct dd_options *options, const char *const *args);

@@ -44,7 +44,7 @@ static const struct option options[] = {
      .help = "Teachers' logits, shared by runs. May be deleted while the daemon is stopped."},
     {"workers", INT, DD_FOR_SERVE, true, AT(workers), .min = 1, .max = 64, .value = "N",
      .fallback = "one for each 4 cores", .help = "Experiments that run at once; the cores are shared among them."},
-    {"threads", INT, LOCAL | DD_FOR_PREDICT, true, AT(threads), .min = 1, .max = 256, .value = "N",
+    {"threads", INT, LOCAL | DD_FOR_PREDICT | DD_FOR_QUANTIZE, true, AT(threads), .min = 1, .max = 256, .value = "N",
      .fallback = "the number of cores", .help = "Cores to compute on. The results do not depend on it."},
     {"model-root", LIST, DD_FOR_SERVE, true, AT(model_roots), .value = "DIR", .fallback = "none",
      .help =
@@ -68,23 +68,25 @@ static const struct option options[] = {
      .fallback = "info", .help = "Least level that is logged. Read again on SIGHUP."},
     {"log-format", CHOICE, LOCAL, true, AT(log_format), .choices = "text json journal", .value = "FORMAT",
      .fallback = "text, or journal under systemd", .help = "How log lines look."},
-    {"config", TEXT, LOCAL | ADMIN | DD_FOR_PREDICT, false, AT(config), .value = "FILE", .fallback = DD_CONFIG_FILE,
-     .help = "The configuration file."},
+    {"config", TEXT, LOCAL | ADMIN | DD_FOR_PREDICT | DD_FOR_QUANTIZE, false, AT(config), .value = "FILE",
+     .fallback = DD_CONFIG_FILE, .help = "The configuration file."},
     {"url", TEXT, DD_FOR_CLIENT, true, AT(url), .value = "URL", .fallback = "http://127.0.0.1:8080",
      .help = "The daemon to talk to."},
-    {"out", TEXT, DD_FOR_RUN | DD_FOR_PRUNE, false, AT(out), .value = "DIR",
-     .fallback = "./NAME-OF-SPEC-model; ./MODEL-pruned",
+    {"out", TEXT, DD_FOR_RUN | DD_FOR_PRUNE | DD_FOR_QUANTIZE, false, AT(out), .value = "DIR",
+     .fallback = "./NAME-OF-SPEC-model; ./MODEL-pruned, ./MODEL-int8",
      .help = "Where the finished model goes. A model that is there already is replaced."},
-    {"dataset", TEXT, DD_FOR_PRUNE, false, AT(dataset), .value = "PATH", .fallback = "none",
+    {"dataset", TEXT, DD_FOR_PRUNE | DD_FOR_QUANTIZE, false, AT(dataset), .value = "PATH", .fallback = "none",
      .help = "A file of rows, a directory with train, dev and test files, or a data set of a data directory."},
     {"texts", TEXT, DD_FOR_PRUNE, false, AT(texts), .value = "FILE", .fallback = "none",
      .help = "A text a line; a tab separates the two of a pair."},
+    {"split", CHOICE, DD_FOR_QUANTIZE, false, AT(split), .choices = "train dev test", .value = "SPLIT",
+     .fallback = "dev", .help = "Where accuracy is measured, before and after."},
     {"keep-characters", FLAG, DD_FOR_PRUNE, false, AT(keep_characters),
      .help = "Keep all single ASCII characters and ideographs, too, for texts that are not among these."},
     {"quiet", FLAG, DD_FOR_RUN, false, AT(quiet), .help = "No progress line."},
     {"json", FLAG, DD_FOR_PREDICT | DD_FOR_LIST | DD_FOR_SHOW | DD_FOR_INSPECT, false, AT(json),
      .help = "JSON instead of a table."},
-    {"max-length", INT, DD_FOR_PREDICT, false, AT(max_length), .min = 4, .max = 8192, .value = "N",
+    {"max-length", INT, DD_FOR_PREDICT | DD_FOR_QUANTIZE, false, AT(max_length), .min = 4, .max = 8192, .value = "N",
      .fallback = "the model's", .help = "Tokens of a text that count."},
     {"status", TEXT, DD_FOR_LIST, false, AT(status), .value = "LIST", .fallback = "all",
      .help = "Only these, comma-separated: queued, running, paused, finished, failed, cancelled."},
@@ -364,7 +366,7 @@ enum dd_status dd_options_read(unsigned command, int argc, char **argv, struct d
         /* The command line is read first, to find --config and to reject a typo before anything else, and once more at
          * the end, because it is the strongest. */
         const char *asked = o.config != NULL ? o.config : getenv("DISTILLD_CONFIG");
-        if ((command & (LOCAL | ADMIN | DD_FOR_PREDICT)) != 0)
+        if ((command & (LOCAL | ADMIN | DD_FOR_PREDICT | DD_FOR_QUANTIZE)) != 0)
             status = read_file(&o, asked != NULL ? asked : DD_CONFIG_FILE, asked != NULL, err);
         if (status == DD_OK)
             status = read_environment(&o, command, err);

@@ -20,6 +20,7 @@ enum {
     DD_FOR_SUBMIT = 1u << 6,
     DD_FOR_INSPECT = 1u << 7,
     DD_FOR_PRUNE = 1u << 8,
+    DD_FOR_QUANTIZE = 1u << 9,
     DD_FOR_TOKEN = 1u << 16, /* from here on: commands that look after a data directory */
 };
 
@@ -31,7 +32,7 @@ struct dd_options { /* strings are owned; NULL where there is none */
     int64_t memory_limit_bytes, max_upload_bytes; /* 0: a share of what the machine has; the api's default */
     int64_t checkpoint_seconds;
     char *url, *out, *status, *query;
-    char *dataset, *texts;
+    char *dataset, *texts, *split;
     int64_t limit, max_length;
     bool json, quiet, dry_run, watch, help, keep_characters;
     bool read_only;

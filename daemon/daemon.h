@@ -158,6 +158,8 @@ enum dd_status dd_register_result(struct dd_daemon *daemon, const struct dd_expe
  * NULL. */
 enum dd_status dd_shrink_save(const struct dd_model *made, const struct dd_model *from, const char *card, cJSON *source,
                               const char *dir, struct dd_error *err) DD_MUST_CHECK;
+/* Adds accuracy and macro F1 of a model to source's `when` ("before", "after"). */
+void dd_shrink_put_scores(cJSON *source, const char *when, const struct dd_report *report);
 /* README.md of a model's directory; *ret_card NULL where there is none. */
 enum dd_status dd_card_read(const char *dir, char **ret_card, struct dd_error *err) DD_MUST_CHECK;
 
@@ -190,7 +192,7 @@ double dd_workers_tokens_per_second(struct dd_workers *workers); /* of all that 
 void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops);
 dd_api_fn dd_dataset_create_op, dd_dataset_list_op, dd_dataset_get_op, dd_dataset_rows_op, dd_dataset_delete_op;
 dd_api_fn dd_model_create_op, dd_model_list_op, dd_model_get_op, dd_model_archive_op, dd_model_delete_op;
-dd_api_fn dd_model_predict_op, dd_model_evaluate_op, dd_model_prune_op;
+dd_api_fn dd_model_predict_op, dd_model_evaluate_op, dd_model_prune_op, dd_model_quantize_op;
 /* A model directory becomes a row of storage: read whole, so that what is registered is known to load.  Takes source.
  * max_length 0: what the model has, up to 512. */
 enum dd_status dd_model_record(struct dd_daemon *daemon, const char *name, char *dir, const char *path, bool owned,
@@ -215,9 +217,9 @@ bool dd_tokens_op(void *daemon, struct dd_api_tokens *ret_tokens);
 enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
                                 struct dd_api_result *result, struct dd_error *err) DD_MUST_CHECK;
 /* gold and predictions of model on a split, into a report. */
-enum dd_status dd_evaluate(struct dd_daemon *daemon, struct dd_loaded *model, int max_length, struct dd_loaded *dataset,
-                           enum dd_split split, const struct dd_cancel *cancel, struct dd_report *ret_report,
-                           struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_evaluate(const struct dd_model *model, struct dd_pool *pool, int max_length,
+                           const struct dd_dataset *dataset, enum dd_split split, const struct dd_cancel *cancel,
+                           struct dd_report *ret_report, struct dd_error *err) DD_MUST_CHECK;
 /* Class names of a data set, for reports; free() the array only. */
 const char **dd_class_names(const struct dd_dataset *dataset);
 /* A directory as .tar.gz in an unnamed file of the uploads folder. */

@@ -122,7 +122,7 @@ static enum dd_status load(struct dd_daemon *daemon, const struct dd_asset *asse
         return dd_error_prefix(err, "%s %s", kind == DD_ASSET_DATASET ? "data set" : "model", asset->name);
     }
     if (entry->model != NULL)
-        inside->bytes = (uint64_t)entry->model->params->count * sizeof(float);
+        inside->bytes = dd_model_memory_bytes(entry->model);
     *ret_entry = entry;
     return DD_OK;
 }

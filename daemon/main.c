@@ -31,6 +31,12 @@ static const struct dd_command commands[] = {
      "Its answers to these texts stay the same to the bit. Words of other texts may be cut into smaller pieces or be\n"
      "unknown: give all the texts there are (dataset, texts or both), and think of keep-characters.\n",
      1, 1, dd_prune_command},
+    {"quantize", DD_FOR_QUANTIZE, "MODEL", "make a classifier smaller and faster: int8 weights",
+     "A quarter of the size; faster where the CPU multiplies bytes (VNNI). It answers and can do nothing else: keep "
+     "the\n"
+     "model it was made from. With dataset, accuracy and macro F1 of both are measured, shown, and put into the "
+     "card.\n",
+     1, 1, dd_quantize_command},
     {"submit", DD_FOR_CLIENT | DD_FOR_SUBMIT, "SPEC.json | - | FIELD=VALUE…", "queue an experiment on a daemon",
      "For example: distilld submit dataset=milk teacher=milk-teacher layers=3 optimizer.type=sgd optimizer.lr=0.05\n",
      1, 1 << 10, dd_submit_command},

@@ -93,6 +93,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .model_predict = dd_model_predict_op,
         .model_evaluate = dd_model_evaluate_op,
         .model_prune = dd_model_prune_op,
+        .model_quantize = dd_model_quantize_op,
         .model_delete = dd_model_delete_op,
         .experiment_create = dd_experiment_create_op,
         .experiment_list = dd_experiment_list_op,
@@ -187,17 +188,28 @@ static enum dd_status match_labels(const struct dd_model_info *info, const struc
                    info->labels[0], dd_dataset_class(dataset, 0));
 }
 
-enum dd_status dd_evaluate(struct dd_daemon *daemon, struct dd_loaded *model, int max_length, struct dd_loaded *dataset,
-                           enum dd_split split, const struct dd_cancel *cancel, struct dd_report *ret_report,
-                           struct dd_error *err) {
-    const struct dd_model_info *info = &model->model->info;
+static enum dd_status predict(const struct dd_model *model, struct dd_pool *pool, int max_length,
+                              const struct dd_row *rows, size_t n, const struct dd_cancel *cancel, float *logits,
+                              struct dd_error *err) {
+    struct dd_predictor *predictor = NULL;
+    enum dd_status status = dd_predictor_new(model, pool, max_length, &predictor, err);
+    if (status == DD_OK)
+        status = dd_predict(predictor, rows, n, cancel, logits, err);
+    dd_predictor_free(predictor);
+    return status;
+}
+
+enum dd_status dd_evaluate(const struct dd_model *model, struct dd_pool *pool, int max_length,
+                           const struct dd_dataset *dataset, enum dd_split split, const struct dd_cancel *cancel,
+                           struct dd_report *ret_report, struct dd_error *err) {
+    const struct dd_model_info *info = &model->info;
     int class_of[DD_MAX_CLASSES];
     struct dd_row *rows = NULL;
     int32_t *gold = NULL;
     size_t n = 0;
-    enum dd_status status = match_labels(info, dataset->dataset, class_of, err);
+    enum dd_status status = match_labels(info, dataset, class_of, err);
     if (status == DD_OK)
-        status = labelled_rows(dataset->dataset, split, &rows, &gold, &n, err);
+        status = labelled_rows(dataset, split, &rows, &gold, &n, err);
     if (status != DD_OK)
         return status;
     float *logits = dd_calloc(n, (size_t)info->n_labels * sizeof *logits);
@@ -205,7 +217,7 @@ enum dd_status dd_evaluate(struct dd_daemon *daemon, struct dd_loaded *model, in
     if (logits == NULL || predicted == NULL)
         status = dd_fail_memory(err, n * (size_t)info->n_labels * sizeof *logits);
     if (status == DD_OK)
-        status = dd_loaded_predict(daemon, model, max_length, rows, n, cancel, logits, err);
+        status = predict(model, pool, max_length, rows, n, cancel, logits, err);
     for (size_t i = 0; status == DD_OK && i < n; i++) {
         const float *row = &logits[i * (size_t)info->n_labels];
         int best = -1; /* among the labels that the data set knows, as training does */
@@ -216,7 +228,7 @@ enum dd_status dd_evaluate(struct dd_daemon *daemon, struct dd_loaded *model, in
         predicted[i] = class_of[best];
     }
     if (status == DD_OK)
-        status = dd_report_compute(gold, predicted, n, dd_dataset_classes(dataset->dataset), false, ret_report, err);
+        status = dd_report_compute(gold, predicted, n, dd_dataset_classes(dataset), false, ret_report, err);
     free(logits);
     free(predicted);
     free(rows);

@@ -157,7 +157,8 @@ enum dd_status dd_model_evaluate_op(void *context, const struct dd_api_call *cal
     }
     struct dd_report report;
     if (status == DD_OK)
-        status = dd_evaluate(daemon, model, max_length, dataset, split, call->cancel, &report, err);
+        status =
+            dd_evaluate(model->model, daemon->pool, max_length, dataset->dataset, split, call->cancel, &report, err);
     if (status == DD_OK) {
         const char **names = dd_class_names(dataset->dataset);
         bool text = call->accept != NULL && strcmp(call->accept, "text/plain") == 0;

@@ -265,8 +265,8 @@ static enum dd_status report_test(struct dd_daemon *daemon, const struct dd_api_
         status = dd_loaded_get(daemon, &data_asset, &dataset, err);
     struct dd_report report;
     if (status == DD_OK)
-        status = dd_evaluate(daemon, model, cJSON_IsNumber(length) ? length->valueint : 128, dataset, split,
-                             call->cancel, &report, err);
+        status = dd_evaluate(model->model, daemon->pool, cJSON_IsNumber(length) ? length->valueint : 128,
+                             dataset->dataset, split, call->cancel, &report, err);
     if (status == DD_OK) {
         const char **names = dd_class_names(dataset->dataset);
         status = names != NULL ? dd_answer_report(&report, names, wants(call, "text/plain"), result, err)

@@ -1,4 +1,4 @@
-/* Operations that make a smaller model from another: prune.
+/* Operations that make a smaller model from another: prune, quantize.
  * Threads: request threads.
  */
 #include <stdlib.h>
@@ -131,6 +131,46 @@ enum dd_status dd_model_prune_op(void *context, const struct dd_api_call *call, 
     }
     if (status == DD_OK)
         status = job_finish(&job, made, result, &problem->error);
+    dd_model_free(made);
+    return status;
+}
+
+static enum dd_status score(struct job *job, const struct dd_model *model, enum dd_split split, const char *when,
+                            struct dd_error *err) {
+    struct dd_report report;
+    int max_length = DD_MIN(job->max_length > 0 ? job->max_length : 128, model->info.config.max_positions);
+    enum dd_status status = dd_evaluate(model, job->daemon->pool, max_length, job->dataset->dataset, split,
+                                        job->call->cancel, &report, err);
+    if (status == DD_OK) {
+        dd_shrink_put_scores(job->source, when, &report);
+        dd_report_release(&report);
+    }
+    return status;
+}
+
+enum dd_status dd_model_quantize_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
+                                    struct dd_problem *problem) {
+    DD_CLEANUP(job_release) struct job job = {.daemon = context, .call = call};
+    struct dd_error *err = &problem->error;
+    const char *split_name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(call->body, "split"));
+    enum dd_split split = DD_SPLIT_DEV;
+    if (split_name != NULL && !dd_split_parse(split_name, &split))
+        return dd_fail(err, DD_INVALID, "body_invalid", "there is no split \"%s\"", split_name);
+    bool measured = cJSON_GetObjectItemCaseSensitive(call->body, "dataset") != NULL;
+    struct dd_model *made = NULL;
+    enum dd_status status = job_open(&job, "quantized", problem);
+    if (status == DD_OK && measured)
+        status = open_dataset(&job, problem);
+    if (status == DD_OK)
+        status = dd_model_quantize(job.model->model, &made, err);
+    if (status == DD_OK && measured) {
+        cJSON_AddStringToObject(job.source, "split", dd_split_name(split));
+        status = score(&job, job.model->model, split, "before", err);
+    }
+    if (status == DD_OK && measured)
+        status = score(&job, made, split, "after", err);
+    if (status == DD_OK)
+        status = job_finish(&job, made, result, err);
     dd_model_free(made);
     return status;
 }

@@ -25,13 +25,23 @@ enum dd_status dd_card_read(const char *dir, char **ret_card, struct dd_error *e
     return status == DD_NO_MEMORY ? dd_fail_memory(err, MAX_CARD_BYTES) : DD_OK;
 }
 
-static void put_size(cJSON *source, const char *when, const struct dd_model_info *info) {
+/* source's object `when`, made where it is missing. */
+static cJSON *side(cJSON *source, const char *when) {
     cJSON *json = cJSON_GetObjectItemCaseSensitive(source, when);
-    if (json == NULL)
-        json = cJSON_AddObjectToObject(source, when);
+    return json != NULL ? json : cJSON_AddObjectToObject(source, when);
+}
+
+static void put_size(cJSON *source, const char *when, const struct dd_model_info *info) {
+    cJSON *json = side(source, when);
     cJSON_AddNumberToObject(json, "tokens", info->config.vocab_size);
     cJSON_AddNumberToObject(json, "parameters", (double)info->parameters);
     cJSON_AddNumberToObject(json, "bytes", (double)info->bytes);
+}
+
+void dd_shrink_put_scores(cJSON *source, const char *when, const struct dd_report *report) {
+    cJSON *json = side(source, when);
+    dd_put_number(json, "accuracy", report->accuracy);
+    dd_put_number(json, "macro_f1", report->macro.f1);
 }
 
 static const char *text_of(const cJSON *json, const char *field) {
@@ -58,8 +68,10 @@ static const char *card_body(const char *card) {
     return end != NULL ? end + 5 : card;
 }
 
-static enum dd_status make_card(const cJSON *source, const char *old, struct dd_buffer *out, struct dd_error *err) {
+static void put_pruned(struct dd_buffer *out, const cJSON *source) {
     const char *model = text_of(source, "model"), *dataset = text_of(source, "dataset");
+    const char *quote = dataset[0] != '\0' ? "`" : "";
+    bool characters = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(source, "keep_characters"));
     dd_buffer_puts(out, "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags:\n- bert\n- "
                         "text-classification\n---\n\n");
     dd_buffer_printf(out, "# `%s` with a smaller vocabulary\n\n", model);
@@ -67,17 +79,39 @@ static enum dd_status make_card(const cJSON *source, const char *old, struct dd_
                      "Made by distilld %s from the model `%s`: only the vocabulary entries that the texts of %s%s%s "
                      "need%s were kept. On these texts the answers are the same; words of other texts may be cut "
                      "into smaller pieces, or be [UNK].\n",
-                     DD_VERSION, model, dataset[0] != '\0' ? "`" : "", dataset[0] != '\0' ? dataset : "a file",
-                     dataset[0] != '\0' ? "`" : "",
-                     cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(source, "keep_characters"))
-                         ? ", and all single ASCII characters and ideographs,"
-                         : "");
+                     DD_VERSION, model, quote, dataset[0] != '\0' ? dataset : "a file", quote,
+                     characters ? ", and all single ASCII characters and ideographs," : "");
+}
+
+static void put_quantized(struct dd_buffer *out, const cJSON *source) {
+    const char *model = text_of(source, "model"), *dataset = text_of(source, "dataset");
+    dd_buffer_puts(out,
+                   "---\npipeline_tag: text-classification\ntags:\n- bert\n- text-classification\n- int8\n---\n\n");
+    dd_buffer_printf(out, "# `%s` in int8\n\n", model);
+    dd_buffer_printf(
+        out,
+        "Made by distilld %s from the model `%s`: word embeddings and linear layers have int8 weights with "
+        "a scale for each row, and their inputs become int8 token by token. `distilld predict` and its "
+        "API read it; transformers does not.\n",
+        DD_VERSION, model);
+    if (dataset[0] != '\0')
+        dd_buffer_printf(out, "\nAccuracy and macro F1 are those on the %s split of `%s`.\n", text_of(source, "split"),
+                         dataset);
+}
+
+static enum dd_status make_card(const cJSON *source, const char *old, struct dd_buffer *out, struct dd_error *err) {
+    if (strcmp(text_of(source, "type"), "pruned") == 0)
+        put_pruned(out, source);
+    else
+        put_quantized(out, source);
     dd_buffer_puts(out, "\n| | before | after |\n|---|---|---|\n");
     put_row(out, source, "vocabulary", "tokens");
     put_row(out, source, "parameters", "parameters");
     put_row(out, source, "bytes of weights", "bytes");
+    put_row(out, source, "accuracy", "accuracy");
+    put_row(out, source, "macro F1", "macro_f1");
     if (old != NULL)
-        dd_buffer_printf(out, "\nThe card of `%s` follows.\n\n%s", model, card_body(old));
+        dd_buffer_printf(out, "\nThe card of `%s` follows.\n\n%s", text_of(source, "model"), card_body(old));
     return dd_buffer_check(out, err);
 }
 

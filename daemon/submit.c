@@ -70,6 +70,21 @@ static enum dd_status find_asset(struct submission *s, enum dd_asset_kind kind, 
     return DD_OK;
 }
 
+/* Training starts from fp32 weights, and asks teachers that have them. */
+static void check_fp32(struct submission *s, const char *pointer, const struct dd_asset *asset) {
+    if (asset->name == NULL)
+        return;
+    cJSON *info = dd_json_of(asset->info_json);
+    const char *format = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(info, "weights_format"));
+    const char *from = cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(info, "source"), "model"));
+    if (format != NULL && strcmp(format, "safetensors_int8") == 0)
+        dd_faults_add(s->faults, pointer,
+                      "model \"%s\" is int8 and only answers; name the model it was made from%s%s%s", asset->name,
+                      from != NULL ? ", \"" : "", from != NULL ? from : "", from != NULL ? "\"" : "");
+    cJSON_Delete(info);
+}
+
 static bool read_config(struct submission *s, const char *pointer, const struct dd_asset *asset,
                         struct dd_bert_config *ret_config) {
     if (asset->name == NULL)
@@ -93,6 +108,8 @@ static enum dd_status find_all(struct submission *s, struct dd_error *err) {
         status = find_asset(s, DD_ASSET_MODEL, "/vocabulary", spec->vocabulary, &s->vocabulary, err);
     if (status != DD_OK)
         return status;
+    check_fp32(s, base_pointer, &s->base);
+    check_fp32(s, "/init", &s->init);
     s->has_base = read_config(s, base_pointer, &s->base, &s->base_config);
     s->has_init = read_config(s, "/init", &s->init, &s->init_config);
     s->has_vocabulary = read_config(s, "/vocabulary", &s->vocabulary, &s->vocabulary_config);

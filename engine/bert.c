@@ -20,7 +20,8 @@ struct plan {
     bool overflow;
 };
 
-static void *take(struct plan *plan, size_t a, size_t b, size_t element_bytes) {
+static void *take(void *context, size_t a, size_t b, size_t element_bytes) {
+    struct plan *plan = context;
     size_t count, bytes, end;
     if (plan->overflow || !dd_size_mul(a, b, &count) || !dd_size_mul(count, element_bytes, &bytes) ||
         !dd_size_add(bytes, 63, &bytes) || !dd_size_add(plan->used, bytes / 64 * 64, &end)) {
@@ -112,6 +113,7 @@ static void plan_all(struct dd_bert *bert, struct plan *plan, int lanes) {
             bert->half[i] = take(plan, tokens, dd_bert_half_width(&bert->config), sizeof(uint16_t));
         }
     }
+    dd_bert_plan_int8(bert, take, plan);
     if (bert->training) {
         plan_training(bert, plan);
     }
@@ -234,17 +236,15 @@ static enum dd_status allocate(struct dd_bert *bert, struct dd_error *err) {
     return DD_OK;
 }
 
-enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
-                           bool training, enum dd_precision precision, struct dd_team *team, struct dd_bert **ret_bert,
+/* *plan: a dd_bert as dd_bert_new describes it; what it needs besides is found and allocated. */
+static enum dd_status make(const struct dd_bert *plan, struct dd_team *team, struct dd_bert **ret_bert,
                            struct dd_error *err) {
-    enum dd_status status = check(config, max_tokens, max_sequences, max_length, precision, err);
     enum dd_activation activation = DD_ACT_GELU;
     struct dd_params *layout = NULL;
+    enum dd_status status = parse_activation(plan->config.hidden_act, &activation, err);
     if (status == DD_OK) {
-        status = parse_activation(config->hidden_act, &activation, err);
-    }
-    if (status == DD_OK) {
-        status = dd_params_layout(config, &layout, err);
+        status = plan->int8 ? dd_params_layout_int8(&plan->config, &layout, err)
+                            : dd_params_layout(&plan->config, &layout, err);
     }
     if (status != DD_OK) {
         return status;
@@ -254,7 +254,7 @@ enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, 
         dd_params_free(layout);
         return dd_fail_memory(err, sizeof *bert);
     }
-    describe(bert, config, max_tokens, max_sequences, max_length, training, precision);
+    *bert = *plan;
     bert->team = team;
     bert->simd = dd_simd();
     bert->activation = activation;
@@ -268,6 +268,30 @@ enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, 
     }
     dd_params_free(layout);
     return status;
+}
+
+enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
+                           bool training, enum dd_precision precision, struct dd_team *team, struct dd_bert **ret_bert,
+                           struct dd_error *err) {
+    struct dd_bert plan;
+    enum dd_status status = check(config, max_tokens, max_sequences, max_length, precision, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    describe(&plan, config, max_tokens, max_sequences, max_length, training, precision);
+    return make(&plan, team, ret_bert, err);
+}
+
+enum dd_status dd_bert_new_int8(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
+                                struct dd_team *team, struct dd_bert **ret_bert, struct dd_error *err) {
+    struct dd_bert plan;
+    enum dd_status status = check(config, max_tokens, max_sequences, max_length, DD_PRECISION_FP32, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    describe(&plan, config, max_tokens, max_sequences, max_length, false, DD_PRECISION_FP32);
+    plan.int8 = true;
+    return make(&plan, team, ret_bert, err);
 }
 
 void dd_bert_free(struct dd_bert *bert) {

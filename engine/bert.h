@@ -10,6 +10,10 @@
  * weights (dd_bert_convert_weights), which serve the backward, too; activations and gradients are converted when a
  * product wants them (dd_bert_half), into two buffers.
  *
+ * int8 (int8.h, bert_int8.c).  Evaluation of a model whose matrices are kept as int8.  The inputs of the products
+ * become bytes, a scale a row, when a product wants them; what comes out is float again.  Embeddings are scaled as they
+ * are looked up.  Attention's own products, LayerNorm, activation and the classifier stay in fp32.
+ *
  * dd_bert_set_full (nn.h) makes the next forwards of an evaluation model compute all rows, for dd_bert_hidden.
  */
 #ifndef DD_ENGINE_BERT_H
@@ -55,7 +59,7 @@ struct dd_bert {
     struct dd_team *team;
     const struct dd_simd *simd;
     int max_tokens, max_sequences, max_length;
-    bool training, full, bf16, frozen;
+    bool training, full, bf16, int8, frozen;
     enum dd_activation activation;
     int head_size;
     size_t n_params;
@@ -73,6 +77,8 @@ struct dd_bert {
     /* bf16 only; half is NULL in fp32 */
     uint16_t *half[2];  /* [max_tokens, half_width]: operands that are no weights, now in use */
     uint16_t *weight16; /* [layers, 4 hidden² + 2 hidden intermediate]: qkv, output, up, down */
+
+    struct dd_int8_rows rows8[2]; /* int8 only: [max_tokens] operands that are no weights, and [max_sequences] */
 
     /* training only */
     float *dx, *dz, *dbranch, *dcontext; /* [T, hidden] */
@@ -106,6 +112,16 @@ const uint16_t *dd_bert_half(struct dd_bert *bert, int slot, size_t at, const fl
 /* Elements of one slot for a token; of one layer's weights. */
 size_t dd_bert_half_width(const struct dd_bert_config *config);
 size_t dd_bert_weight_count(const struct dd_bert_config *config);
+
+/* All three do nothing or return NULL but for int8.  bert_int8.c. */
+void dd_bert_plan_int8(struct dd_bert *bert, void *(*take)(void *plan, size_t a, size_t b, size_t element_bytes),
+                       void *plan);
+/* x [rows, columns] as bytes; slot 0 for tokens, 1 for sequences; valid until the slot is used again. */
+const struct dd_int8_rows *dd_bert_rows8(struct dd_bert *bert, int slot, const float *x, int rows, int columns);
+const struct dd_int8_matrix *dd_bert_weight8(const struct dd_bert *bert, const struct dd_params *params, int layer,
+                                             enum dd_int8_weight weight);
+/* to [hidden] = the embedding of a word. */
+void dd_bert_word8(const struct dd_int8 *int8, int32_t id, float *to);
 
 /* Rates by the config. */
 double dd_bert_classifier_dropout(const struct dd_bert_config *config);

@@ -34,10 +34,14 @@ static void embed_piece(void *context, int piece) {
     for (int s = first; s < first + count; s++) {
         int begin = pass->batch->offsets[s], end = pass->batch->offsets[s + 1];
         for (int t = begin; t < end; t++) {
-            const float *w = word + (size_t)pass->batch->ids[t] * hidden;
+            const float *w = bert->int8 ? NULL : word + (size_t)pass->batch->ids[t] * hidden;
             const float *p = position + (size_t)(t - begin) * hidden;
             const float *k = type + (size_t)pass->batch->segments[t] * hidden;
             float *z = bert->xhat0 + (size_t)t * hidden;
+            if (bert->int8) {
+                dd_bert_word8(pass->params->int8, pass->batch->ids[t], z);
+                w = z;
+            }
             for (size_t i = 0; i < hidden; i++) {
                 z[i] = w[i] + k[i] + p[i];
             }
@@ -78,6 +82,34 @@ static void add_and_norm(struct dd_bert *bert, struct pass *pass) {
     dd_team_for(bert->team, pass->pieces, residual_piece, pass);
 }
 
+/* The same from int8, whose q stands apart from k and v. */
+static void project_int8(struct dd_bert *bert, int index, const struct dd_params *params,
+                         const struct dd_batch *batch) {
+    const struct dd_bert_layer *layer = &bert->layer[index];
+    const float *bias = params->slab + bert->at.layer[index].qkv_bias;
+    bool narrow = dd_bert_narrow(bert, index);
+    int hidden = bert->config.hidden_size, rows = narrow ? batch->n_sequences : batch->n_tokens;
+    const struct dd_int8_rows *x = dd_bert_rows8(bert, 0, layer->x, batch->n_tokens, hidden);
+    float *kv = layer->qkv + (narrow ? (size_t)bert->max_sequences * (size_t)hidden : (size_t)hidden);
+    struct dd_product products[2] = {
+        {.m = rows, .n = hidden, .k = hidden, .c = layer->qkv, .ldc = narrow ? hidden : 3 * hidden, .bias = bias},
+        {.m = batch->n_tokens,
+         .n = 2 * hidden,
+         .k = hidden,
+         .c = kv,
+         .ldc = narrow ? 2 * hidden : 3 * hidden,
+         .bias = bias + hidden}};
+    products[0].a8 = narrow ? dd_bert_rows8(bert, 1, bert->cls, rows, hidden) : x;
+    products[0].b8 = dd_bert_weight8(bert, params, index, DD_INT8_Q);
+    products[1].a8 = x;
+    products[1].b8 = dd_bert_weight8(bert, params, index, DD_INT8_KV);
+    for (int i = 0; i < 2; i++) {
+        products[i].b_transposed = true;
+        products[i].after = DD_AFTER_BIAS;
+    }
+    dd_products_run(bert->team, products, 2);
+}
+
 /* q, k, v of a layer, biases added. */
 static void project(struct dd_bert *bert, int index, const struct dd_params *params, const struct dd_batch *batch) {
     const struct dd_bert_layer_offsets *at = &bert->at.layer[index];
@@ -87,6 +119,10 @@ static void project(struct dd_bert *bert, int index, const struct dd_params *par
     const uint16_t *weight16 = dd_bert_weight16(bert, index, DD_WEIGHT_QKV);
     struct dd_product products[2];
     int n = 0;
+    if (bert->int8) {
+        project_int8(bert, index, params, batch);
+        return;
+    }
     if (dd_bert_narrow(bert, index)) {
         size_t square = (size_t)hidden * (size_t)hidden;
         float *kv = layer->qkv + (size_t)bert->max_sequences * (size_t)hidden;
@@ -123,11 +159,15 @@ static void feed_forward(struct dd_bert *bert, int index, const struct dd_params
     up.out = layer->inner;
     up.a16 = dd_bert_half(bert, 0, 0, layer->y1, rows, hidden);
     up.b16 = dd_bert_weight16(bert, index, DD_WEIGHT_UP);
+    up.a8 = dd_bert_rows8(bert, 0, layer->y1, rows, hidden);
+    up.b8 = dd_bert_weight8(bert, params, index, DD_INT8_UP);
     dd_products_run(bert->team, &up, 1);
     struct dd_product down =
         dd_linear_forward(layer->inner, params->slab + at->down_weight, layer->xhat2, rows, inner, hidden);
     down.a16 = dd_bert_half(bert, 0, 0, layer->inner, rows, inner);
     down.b16 = dd_bert_weight16(bert, index, DD_WEIGHT_DOWN);
+    down.a8 = dd_bert_rows8(bert, 0, layer->inner, rows, inner);
+    down.b8 = dd_bert_weight8(bert, params, index, DD_INT8_DOWN);
     dd_products_run(bert->team, &down, 1);
 }
 
@@ -146,6 +186,8 @@ static void layer_forward(struct dd_bert *bert, int index, const struct dd_param
         dd_linear_forward(layer->context, slab + at->output_weight, layer->xhat1, rows, hidden, hidden);
     output.a16 = dd_bert_half(bert, 0, 0, layer->context, rows, hidden);
     output.b16 = dd_bert_weight16(bert, index, DD_WEIGHT_OUTPUT);
+    output.a8 = dd_bert_rows8(bert, 0, layer->context, rows, hidden);
+    output.b8 = dd_bert_weight8(bert, params, index, DD_INT8_OUTPUT);
     dd_products_run(bert->team, &output, 1);
     struct pass pass = {
         .norm = {.gain = slab + at->norm1_gain, .shift = slab + at->norm1_shift, .eps = eps, .n = hidden},
@@ -188,6 +230,8 @@ static void classify(struct dd_bert *bert, const struct dd_params *params, const
         dd_linear_forward(cls, slab + bert->at.pooler_weight, bert->pooled, sequences, hidden, hidden);
     dense.after = DD_AFTER_BIAS;
     dense.bias = slab + bert->at.pooler_bias;
+    dense.a8 = dd_bert_rows8(bert, 1, cls, sequences, hidden);
+    dense.b8 = bert->int8 ? &params->int8->pooler : NULL;
     dd_products_run(bert->team, &dense, 1);
     bert->simd->tanh(count, bert->pooled);
     struct dd_mask mask = dd_mask_new(dropout, dd_bert_classifier_dropout(&bert->config), DD_MASK_POOLED);
@@ -209,6 +253,7 @@ void dd_bert_forward(struct dd_bert *bert, const struct dd_params *params, const
     assert(params->count == bert->n_params);
     assert(batch->n_tokens <= bert->max_tokens && batch->n_sequences <= bert->max_sequences);
     assert(bert->training || !dropout->on);
+    assert(bert->int8 == (params->int8 != NULL));
     if (batch->n_sequences == 0) {
         return;
     }

@@ -152,6 +152,7 @@ struct dd_params {
     size_t count;
     struct dd_tensor *tensors; /* in slab order */
     int n_tensors;
+    struct dd_int8 *int8; /* owned: what the slab does not hold because it is kept as int8; else NULL */
 };
 enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_params **ret_params,
                              struct dd_error *err) DD_MUST_CHECK; /* zeroed */
@@ -167,8 +168,10 @@ struct dd_model_info {
     int n_labels;
     char labels[DD_MAX_CLASSES][128]; /* id2label, or "LABEL_0" … */
     bool do_lower_case;
-    char weights_file[64], weights_format[24]; /* "safetensors", "pytorch_zip", "pytorch_legacy", "pickled_module" */
+    char weights_file[64], weights_format[24]; /* "safetensors", "safetensors_int8", "pytorch_zip", "pytorch_legacy",
+                                                  "pickled_module" */
     char sha256[DD_SHA256_HEX_BYTES]; /* of the weights, by value: over names, shapes and fp32 values in slab order */
+    bool int8;                        /* matrices kept as int8: such a model answers, and can do nothing else */
 };
 struct dd_model {
     struct dd_model_info info;
@@ -184,7 +187,7 @@ enum dd_status dd_model_inspect(const char *path, struct dd_model_info *ret_info
                                 struct dd_error *err) DD_MUST_CHECK; /* all but the values */
 /* Writes a Hugging Face directory (config.json, vocab.txt, tokenizer_config.json, special_tokens_map.json,
  * model.safetensors F32, README.md = card) durably: built beside dir, then renamed over it (an old dir is replaced).
- * card may be NULL. */
+ * card may be NULL.  An int8 model is written as one (format at the head of model_int8.c). */
 enum dd_status dd_model_save(const struct dd_model *model, const char *dir, const char *card,
                              struct dd_error *err) DD_MUST_CHECK;
 /* dir as .tar.gz to a file descriptor (entries below "<root>/"), regular files only, no owner names. */
@@ -196,7 +199,8 @@ enum dd_status dd_archive_write(const char *dir, const char *root, int fd, const
 enum dd_status dd_archive_extract(const char *archive, const char *dir, uint64_t max_bytes,
                                   struct dd_error *err) DD_MUST_CHECK;
 
-/* --- smaller models (prune.c) ----------------------------------------------------------------------------------- */
+/* --- smaller models (prune.c, model_int8.c) ------------------------------------------------------------------------
+ */
 
 /* The vocabulary entries that given texts need.  Begins with the special tokens; grows text by text.  Borrows the
  * tokenizer; one thread. */
@@ -215,6 +219,15 @@ void dd_vocab_use_characters(struct dd_vocab_use *use);
  * DD_NO_MEMORY. */
 enum dd_status dd_model_prune(const struct dd_model *model, const struct dd_vocab_use *use, struct dd_model **ret_model,
                               struct dd_error *err) DD_MUST_CHECK;
+
+/* A copy of a classifier whose matrices are int8, a scale an output (model_int8.c): a quarter of the size, and faster
+ * where the CPU multiplies bytes.  For dd_predict only.  Errors: DD_INVALID "model_is_int8", "model_is_an_encoder";
+ * DD_NO_MEMORY. */
+enum dd_status dd_model_quantize(const struct dd_model *model, struct dd_model **ret_model,
+                                 struct dd_error *err) DD_MUST_CHECK;
+/* Memory of a model's weights. */
+uint64_t dd_model_memory_bytes(const struct dd_model *model);
+const char *dd_engine_int8(void); /* "avx512vnni", "avxvnni", "avx2" or "plain": the kernel in use */
 
 /* --- the report (report.c) -------------------------------------------------------------------------------------- */
 

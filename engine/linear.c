@@ -23,6 +23,7 @@
 #define SIDE_LEAST 48 /* of a product that feeds few cores */
 #define ROW_STEP 8
 #define COLUMN_STEP 48
+#define COLUMN_STEP_INT8 (4 * DD_INT8_PANEL)
 
 static int up(int value, int step) {
     return (value + step - 1) / step * step;
@@ -46,7 +47,7 @@ static void cut(struct dd_product *p) {
         }
     }
     p->tile_rows = DD_MIN(up((p->m + rows - 1) / rows, ROW_STEP), p->m);
-    p->tile_columns = DD_MIN(up((p->n + columns - 1) / columns, COLUMN_STEP), p->n);
+    p->tile_columns = DD_MIN(up((p->n + columns - 1) / columns, p->b8 != NULL ? COLUMN_STEP_INT8 : COLUMN_STEP), p->n);
     p->row_tiles = (p->m + p->tile_rows - 1) / p->tile_rows;
     p->column_tiles = (p->n + p->tile_columns - 1) / p->tile_columns;
 }
@@ -78,7 +79,9 @@ static void run_tile(const struct dd_product *p, int tile) {
     size_t a_at = p->a_transposed ? (size_t)i0 : (size_t)i0 * lda;
     size_t b_at = p->b_transposed ? (size_t)j0 * ldb : (size_t)j0;
     float *c = p->c + (size_t)i0 * (size_t)p->ldc + (size_t)j0, beta = p->accumulate ? 1.0f : 0.0f;
-    if (p->a16 != NULL) {
+    if (p->a8 != NULL) {
+        dd_int8_product(p->a8, i0, m, p->b8, p->b8_first + j0, n, c, (size_t)p->ldc);
+    } else if (p->a16 != NULL) {
         dd_bf16_gemm(p->a_transposed, p->b_transposed, m, n, p->k, p->a16 + a_at, p->lda, p->b16 + b_at, p->ldb, beta,
                      c, p->ldc);
     } else {
@@ -115,6 +118,7 @@ void dd_products_run(struct dd_team *team, struct dd_product *products, int n_pr
         assert(products[i].m > 0 && products[i].n > 0 && products[i].k > 0);
         assert(products[i].a_sums == NULL || products[i].a_transposed);
         assert((products[i].a16 == NULL) == (products[i].b16 == NULL));
+        assert((products[i].a8 == NULL) == (products[i].b8 == NULL));
         cut(&products[i]);
         chunks += products[i].row_tiles * products[i].column_tiles;
     }

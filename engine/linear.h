@@ -1,12 +1,14 @@
 /* linear: matrix products cut into tiles and run by a team.  Private to engine/.
  *
  * The cut depends on the shape alone, so the bits do not depend on the number of cores.  Each tile is one call of
- * dd_sgemm or dd_bf16_gemm, followed, while the tile is in cache, by its share of what comes after the product.
+ * dd_sgemm, dd_bf16_gemm or dd_int8_product, followed, while the tile is in cache, by its share of what comes after the
+ * product.
  */
 #ifndef DD_ENGINE_LINEAR_H
 #define DD_ENGINE_LINEAR_H
 
 #include "engine/engine.h"
+#include "engine/int8.h"
 #include "engine/simd.h"
 
 enum dd_after {
@@ -23,6 +25,9 @@ struct dd_product {
     bool a_transposed, b_transposed, accumulate;
     const float *a, *b;
     const uint16_t *a16, *b16; /* the same in bfloat16, laid out alike; both or neither: then these are multiplied */
+    const struct dd_int8_rows *a8; /* x and W as int8; both or neither: then these are multiplied, y = x Wᵀ alone */
+    const struct dd_int8_matrix *b8;
+    int b8_first; /* row of W that is y's first column */
     int lda, ldb, ldc;
     float *c;
     enum dd_after after;

@@ -28,12 +28,16 @@ enum dd_status dd_bert_config_check(const struct dd_bert_config *config, struct 
 /* The tensors of a model without its slab: *ret_params has slab NULL.  For looking at a model without loading it. */
 enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_params **ret_params,
                                 struct dd_error *err) DD_MUST_CHECK;
-/* Values that are learned: the slab without its padding. */
+/* The same for a model whose matrices are kept as int8: those that dd_int8_keeps have their shapes, but count 0. */
+enum dd_status dd_params_layout_int8(const struct dd_bert_config *config, struct dd_params **ret_params,
+                                     struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_params_allocate(struct dd_params *params, struct dd_error *err) DD_MUST_CHECK; /* the slab, zeroed */
+/* Values that are learned, as int8 or float: the slab without its padding. */
 uint64_t dd_params_values(const struct dd_params *params);
 
 /* --- weights: tensors in a file, whatever its format (model_weights.c) -------------------------------------------- */
 
-enum dd_dtype { DD_DTYPE_OTHER = 0, DD_DTYPE_F32, DD_DTYPE_F16, DD_DTYPE_BF16, DD_DTYPE_F64 };
+enum dd_dtype { DD_DTYPE_OTHER = 0, DD_DTYPE_F32, DD_DTYPE_F16, DD_DTYPE_BF16, DD_DTYPE_F64, DD_DTYPE_I8 };
 size_t dd_dtype_bytes(enum dd_dtype dtype); /* 0 for OTHER */
 
 #define DD_WEIGHT_RANK 8
@@ -90,10 +94,17 @@ void dd_weight_read(const struct dd_weight_reader *reader, size_t first, size_t 
 
 enum dd_status dd_safetensors_read(const uint8_t *bytes, size_t len, struct dd_weights *weights,
                                    struct dd_error *err) DD_MUST_CHECK;
-/* A file of F32 tensors in the order of the table, durably; names lose their "bert." when strip_prefix; tensors with
- * skip[i] are left out. */
-enum dd_status dd_safetensors_write(const char *path, const struct dd_params *params, const bool *skip,
-                                    bool strip_prefix, struct dd_error *err) DD_MUST_CHECK;
+/* A tensor to be written: values are floats for F32 and F16 (rounded to nearest), bytes for I8. */
+struct dd_tensor_out {
+    char name[112];
+    enum dd_dtype dtype;
+    int rank;
+    size_t shape[2];
+    const void *values;
+};
+/* A file of these tensors in their order, durably.  DD_INVALID "weights_out_of_range" for what F16 cannot hold. */
+enum dd_status dd_safetensors_write(const char *path, const struct dd_tensor_out *tensors, size_t count,
+                                    struct dd_error *err) DD_MUST_CHECK;
 /* What torch.save wrote: a state dict or a whole module, zip (since 1.6) or legacy.  May set weights->config. */
 bool dd_torch_is_zip(const uint8_t *bytes, size_t len);
 enum dd_status dd_torch_zip_read(const uint8_t *bytes, size_t len, struct dd_weights *weights,
@@ -130,6 +141,7 @@ cJSON *dd_json_parse(const char *text, size_t bytes);
  * whether it says how many there are. */
 struct dd_config_facts {
     bool labels_given, n_labels_given, ignore_classifier;
+    bool int8;         /* the weights are those of model_int8.c */
     int do_lower_case; /* 0, 1; -1 not said */
 };
 enum dd_status dd_model_config_read(const cJSON *json, struct dd_model_info *info, struct dd_config_facts *ret_facts,
@@ -147,9 +159,20 @@ enum dd_status dd_model_tokenizer_write(const struct dd_model *model, const char
 
 /* --- names (model_names.c) ---------------------------------------------------------------------------------------- */
 
-/* For each tensor of the layout the index of its weight, or -1 (pooler, classifier only).  sources: [n_tensors]. */
+/* For each tensor of the layout the index of its weight, or -1 (pooler, classifier only).  sources: [n_tensors].
+ * int8: tensors that dd_int8_keeps are I8, and their scales are passed over. */
 enum dd_status dd_model_match(const struct dd_weights *weights, const struct dd_params *layout, bool ignore_classifier,
-                              int *sources, struct dd_error *err) DD_MUST_CHECK;
+                              bool int8, int *sources, struct dd_error *err) DD_MUST_CHECK;
+/* --- int8 (model_int8.c) ------------------------------------------------------------------------------------------ */
+
+#define DD_INT8_METHOD "distilld_int8" /* quantization_config.quant_method in config.json */
+#define DD_INT8_VERSION 1
+/* The tensor that dd_int8_keeps, from its weight and scale, into `into` (NULL: only checked and hashed). */
+enum dd_status dd_int8_read_tensor(const struct dd_weights *weights, const struct dd_weight *weight,
+                                   const struct dd_tensor *tensor, struct dd_int8 *into, struct dd_sha256 *hash,
+                                   struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_int8_write(const struct dd_params *params, const char *path, struct dd_error *err) DD_MUST_CHECK;
+
 /* Rows of classifier.weight in the file; 0 where there is none. */
 size_t dd_model_classifier_rows(const struct dd_weights *weights);
 

@@ -170,9 +170,25 @@ static enum dd_status check_kind_of_network(const cJSON *json, struct dd_error *
     if ((cJSON_IsObject(pruned) || cJSON_IsArray(pruned)) && pruned->child != NULL) {
         return unsupported(err, "pruned_heads", "is not empty; pruned models are not supported");
     }
-    if (cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(json, "quantization_config"))) {
-        return unsupported(err, "quantization_config", "is given; quantised models are not supported");
+    return DD_OK;
+}
+
+/* Quantised weights are read only in our own format. */
+static enum dd_status read_quantization(const cJSON *json, struct dd_config_facts *facts, struct dd_error *err) {
+    const cJSON *quantization = cJSON_GetObjectItemCaseSensitive(json, "quantization_config");
+    if (!cJSON_IsObject(quantization)) {
+        return DD_OK;
     }
+    const char *method = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(quantization, "quant_method"));
+    const cJSON *version = cJSON_GetObjectItemCaseSensitive(quantization, "version");
+    if (method == NULL || strcmp(method, DD_INT8_METHOD) != 0) {
+        return unsupported(err, "quantization_config",
+                           "is given; of quantised models only distilld's own are supported");
+    }
+    if (!cJSON_IsNumber(version) || version->valuedouble != DD_INT8_VERSION) {
+        return unsupported(err, "quantization_config", "has another version than 1: it was made by a newer distilld");
+    }
+    facts->int8 = true;
     return DD_OK;
 }
 
@@ -302,6 +318,9 @@ enum dd_status dd_model_config_read(const cJSON *json, struct dd_model_info *inf
     }
     enum dd_status status = check_kind_of_network(json, err);
     if (status == DD_OK) {
+        status = read_quantization(json, &facts, err);
+    }
+    if (status == DD_OK) {
         status = read_architecture(json, &facts, err);
     }
     if (status == DD_OK) {
@@ -389,10 +408,20 @@ static bool put_constants(cJSON *json, const struct dd_model_info *info) {
            cJSON_AddStringToObject(json, "torch_dtype", "float32") != NULL;
 }
 
+static bool put_quantization(cJSON *json, const struct dd_model_info *info) {
+    if (!info->int8) {
+        return true;
+    }
+    cJSON *quantization = cJSON_AddObjectToObject(json, "quantization_config");
+    return quantization != NULL && cJSON_AddStringToObject(quantization, "quant_method", DD_INT8_METHOD) != NULL &&
+           cJSON_AddNumberToObject(quantization, "version", DD_INT8_VERSION) != NULL;
+}
+
 enum dd_status dd_model_config_write(const struct dd_model_info *info, char **ret_text, struct dd_error *err) {
     cJSON *json = cJSON_CreateObject();
     char *text = NULL;
-    if (json != NULL && put_constants(json, info) && put_numbers(json, &info->config) && put_labels(json, info)) {
+    if (json != NULL && put_constants(json, info) && put_numbers(json, &info->config) && put_labels(json, info) &&
+        put_quantization(json, info)) {
         text = cJSON_Print(json);
     }
     cJSON_Delete(json);

@@ -7,6 +7,8 @@
  */
 #include "engine/model.h"
 
+#include "engine/int8.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -244,18 +246,24 @@ static enum dd_status open_tokenizer(struct source *source, const struct dd_conf
 
 /* kind, has_pooler, parameters; and whether the file can hold so many values at all. */
 static enum dd_status describe(const struct source *source, struct dd_model_info *info, struct dd_error *err) {
-    uint64_t values = 0, file_values = source->weights->data_bytes / 2;
+    uint64_t values = 0, total = 0, file_values = source->weights->data_bytes / (info->int8 ? 1 : 2);
     int n = source->layout->n_tensors;
     for (int i = 0; i < n; i++) {
-        values += source->indices[i] >= 0 ? source->layout->tensors[i].count : 0;
+        const struct dd_tensor *tensor = &source->layout->tensors[i];
+        total += (uint64_t)tensor->shape[0] * tensor->shape[1];
+        values += source->indices[i] >= 0 ? (uint64_t)tensor->shape[0] * tensor->shape[1] : 0;
     }
     info->kind = source->indices[n - 1] >= 0 ? DD_MODEL_CLASSIFIER : DD_MODEL_ENCODER;
     info->has_pooler = source->indices[n - 4] >= 0;
     info->parameters = values;
     info->bytes = source->weights->file_bytes;
     snprintf(info->weights_file, sizeof info->weights_file, "%s", source->weights->file);
-    snprintf(info->weights_format, sizeof info->weights_format, "%s", source->weights->format);
-    if (values > file_values && source->layout->count > SMALL_MODEL_VALUES) {
+    snprintf(info->weights_format, sizeof info->weights_format, "%.15s%s", source->weights->format,
+             info->int8 ? "_int8" : "");
+    if (info->int8 && info->kind != DD_MODEL_CLASSIFIER) {
+        return dd_fail(err, DD_CORRUPT, "weights_missing", "classifier.weight is missing from the file");
+    }
+    if (values > file_values && total > SMALL_MODEL_VALUES) {
         return dd_fail(err, DD_CORRUPT, "weights_corrupt",
                        "the configuration asks for %llu parameters; the file's %llu bytes cannot hold them",
                        (unsigned long long)values, (unsigned long long)source->weights->data_bytes);
@@ -271,16 +279,18 @@ static enum dd_status open_source(const char *path, struct source *source, struc
         status = read_config(source, info, &facts, err);
     }
     if (status == DD_OK) {
-        status = dd_params_layout(&info->config, &source->layout, err);
+        status = facts.int8 ? dd_params_layout_int8(&info->config, &source->layout, err)
+                            : dd_params_layout(&info->config, &source->layout, err);
     }
     if (status != DD_OK) {
         return status;
     }
+    info->int8 = facts.int8;
     source->indices = dd_calloc((size_t)source->layout->n_tensors, sizeof *source->indices);
     if (source->indices == NULL) {
         return dd_fail_memory(err, (size_t)source->layout->n_tensors * sizeof *source->indices);
     }
-    status = dd_model_match(source->weights, source->layout, facts.ignore_classifier, source->indices, err);
+    status = dd_model_match(source->weights, source->layout, facts.ignore_classifier, facts.int8, source->indices, err);
     if (status == DD_OK) {
         status = describe(source, info, err);
     }
@@ -330,8 +340,8 @@ static enum dd_status read_tensor(const struct dd_weight *weight, const struct d
     return status;
 }
 
-/* Every tensor that the file has, in slab order, into slab (or nowhere when NULL); their hash into info. */
-static enum dd_status read_values(const struct source *source, float *slab, struct dd_model_info *info,
+/* Every tensor that the file has, in slab order, into params (or nowhere when NULL); their hash into info. */
+static enum dd_status read_values(const struct source *source, struct dd_params *params, struct dd_model_info *info,
                                   struct dd_error *err) {
     DD_CLEANUP(dd_free_ptr) float *chunk = dd_calloc(CHUNK_FLOATS, sizeof *chunk);
     uint8_t digest[DD_SHA256_BYTES];
@@ -343,11 +353,17 @@ static enum dd_status read_values(const struct source *source, float *slab, stru
         return dd_fail_memory(err, DD_SHA256_BYTES);
     }
     enum dd_status status = DD_OK;
-    for (int i = 0; i < source->layout->n_tensors && status == DD_OK; i++) {
-        const struct dd_tensor *tensor = &source->layout->tensors[i];
-        if (source->indices[i] >= 0) {
-            status = read_tensor(&source->weights->items[source->indices[i]], tensor, hash, chunk,
-                                 slab == NULL ? NULL : slab + tensor->offset, err);
+    const struct dd_params *layout = params != NULL ? params : source->layout;
+    for (int i = 0; i < layout->n_tensors && status == DD_OK; i++) {
+        const struct dd_tensor *tensor = &layout->tensors[i];
+        const struct dd_weight *weight = source->indices[i] >= 0 ? &source->weights->items[source->indices[i]] : NULL;
+        if (weight != NULL && info->int8 && dd_int8_keeps(tensor->name)) {
+            hash_head(hash, tensor);
+            status =
+                dd_int8_read_tensor(source->weights, weight, tensor, params == NULL ? NULL : params->int8, hash, err);
+        } else if (weight != NULL) {
+            status =
+                read_tensor(weight, tensor, hash, chunk, params == NULL ? NULL : params->slab + tensor->offset, err);
         }
     }
     if (status == DD_OK) {
@@ -365,11 +381,16 @@ enum dd_status dd_model_load(const char *path, struct dd_model **ret_model, stru
         return dd_fail_memory(err, sizeof *model);
     }
     enum dd_status status = open_source(path, &source, &model->info, err);
-    if (status == DD_OK) {
-        status = dd_params_new(&model->info.config, &model->params, err);
+    if (status == DD_OK) { /* the layout becomes the model's */
+        model->params = source.layout;
+        source.layout = NULL;
+        status = dd_params_allocate(model->params, err);
+    }
+    if (status == DD_OK && model->info.int8) {
+        status = dd_int8_new(&model->info.config, &model->params->int8, err);
     }
     if (status == DD_OK) {
-        status = read_values(&source, model->params->slab, &model->info, err);
+        status = read_values(&source, model->params, &model->info, err);
     }
     if (status != DD_OK) {
         dd_model_free(model);

@@ -9,6 +9,8 @@
  */
 #include "engine/model.h"
 
+#include "engine/int8.h"
+
 #include <string.h>
 
 #define CANONICAL_BYTES (DD_WEIGHT_NAME_BYTES + 16)
@@ -78,8 +80,35 @@ static bool same_view(const struct dd_weight *a, const struct dd_weight *b) {
            memcmp(a->stride, b->stride, sizeof a->stride) == 0;
 }
 
+/* The type that the values of a tensor may have. */
+static enum dd_status check_dtype(const struct dd_weight *weight, const struct dd_tensor *tensor, bool int8,
+                                  struct dd_error *err) {
+    if (int8 && dd_int8_keeps(tensor->name)) {
+        return weight->dtype == DD_DTYPE_I8 ? DD_OK
+                                            : dd_fail(err, DD_CORRUPT, "weights_dtype",
+                                                      "%s is not of type int8, as config.json says", tensor->name);
+    }
+    if (weight->dtype == DD_DTYPE_OTHER || weight->dtype == DD_DTYPE_I8) {
+        return dd_fail(err, DD_UNSUPPORTED, "weights_dtype",
+                       "%s is not of type float32, float16, bfloat16 or float64 (quantised?)", tensor->name);
+    }
+    return DD_OK;
+}
+
+/* "<tensor kept as int8>_scale" */
+static bool is_scale(const char *name) {
+    static const char end[] = "_scale";
+    char of[CANONICAL_BYTES];
+    size_t bytes = strlen(name);
+    if (bytes < sizeof end || strcmp(name + bytes - (sizeof end - 1), end) != 0) {
+        return false;
+    }
+    snprintf(of, sizeof of, "%.*s", (int)(bytes - (sizeof end - 1)), name);
+    return dd_int8_keeps(of);
+}
+
 static enum dd_status match_weight(const struct dd_weights *weights, const struct dd_params *layout, size_t index,
-                                   int tensor_index, int *sources, struct dd_error *err) {
+                                   int tensor_index, bool int8, int *sources, struct dd_error *err) {
     const struct dd_weight *weight = &weights->items[index];
     const struct dd_tensor *tensor = &layout->tensors[tensor_index];
     if (!same_shape(weight, tensor)) {
@@ -89,9 +118,9 @@ static enum dd_status match_weight(const struct dd_weights *weights, const struc
         return dd_fail(err, DD_CORRUPT, "weights_shape", "%s has shape %s; the configuration asks for %s", tensor->name,
                        found, expected);
     }
-    if (weight->dtype == DD_DTYPE_OTHER) {
-        return dd_fail(err, DD_UNSUPPORTED, "weights_dtype",
-                       "%s is not of type float32, float16, bfloat16 or float64 (quantised?)", tensor->name);
+    enum dd_status status = check_dtype(weight, tensor, int8, err);
+    if (status != DD_OK) {
+        return status;
     }
     if (sources[tensor_index] >= 0 && !same_view(weight, &weights->items[sources[tensor_index]])) {
         return dd_fail(err, DD_CORRUPT, "weights_ambiguous", "%s stands in the file twice, as %.120s and as %.120s",
@@ -142,18 +171,20 @@ static enum dd_status check_heads(const struct dd_params *layout, const int *sou
 }
 
 enum dd_status dd_model_match(const struct dd_weights *weights, const struct dd_params *layout, bool ignore_classifier,
-                              int *sources, struct dd_error *err) {
+                              bool int8, int *sources, struct dd_error *err) {
     for (int i = 0; i < layout->n_tensors; i++) {
         sources[i] = -1;
     }
     for (size_t i = 0; i < weights->count; i++) {
         char name[CANONICAL_BYTES];
-        if (!canonical_name(weights->items[i].name, name) || (ignore_classifier && starts_with(name, "classifier."))) {
+        if (!canonical_name(weights->items[i].name, name) || (ignore_classifier && starts_with(name, "classifier.")) ||
+            (int8 && is_scale(name))) {
             continue;
         }
         const struct dd_tensor *tensor = dd_params_find(layout, name);
         if (tensor != NULL) {
-            enum dd_status status = match_weight(weights, layout, i, (int)(tensor - layout->tensors), sources, err);
+            enum dd_status status =
+                match_weight(weights, layout, i, (int)(tensor - layout->tensors), int8, sources, err);
             if (status != DD_OK) {
                 return status;
             }

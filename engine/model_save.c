@@ -21,16 +21,41 @@ static void mark_skipped(const struct dd_model *model, bool *skip) {
     skip[n - 2] = skip[n - 1] = encoder;
 }
 
-static enum dd_status write_weights(const struct dd_model *model, const char *dir, struct dd_error *err) {
-    char path[4096];
-    DD_CLEANUP(dd_free_ptr) bool *skip = dd_calloc((size_t)model->params->n_tensors, sizeof *skip);
-    if (skip == NULL) {
-        return dd_fail_memory(err, (size_t)model->params->n_tensors * sizeof *skip);
+static enum dd_status write_floats(const struct dd_model *model, const char *path, enum dd_dtype dtype,
+                                   struct dd_error *err) {
+    const struct dd_params *params = model->params;
+    size_t n = (size_t)params->n_tensors, count = 0;
+    DD_CLEANUP(dd_free_ptr) bool *skip = dd_calloc(n, sizeof *skip);
+    DD_CLEANUP(dd_free_ptr) struct dd_tensor_out *out = dd_calloc(n, sizeof *out);
+    if (skip == NULL || out == NULL) {
+        return dd_fail_memory(err, n * sizeof *out);
     }
     mark_skipped(model, skip);
+    for (size_t i = 0; i < n; i++) {
+        const struct dd_tensor *tensor = &params->tensors[i];
+        if (skip[i]) {
+            continue;
+        }
+        /* A bare encoder's tensors have no "bert." before their names. */
+        bool shorten = model->info.kind == DD_MODEL_ENCODER && strncmp(tensor->name, "bert.", 5) == 0;
+        out[count] = (struct dd_tensor_out){.dtype = dtype,
+                                            .rank = tensor->rank,
+                                            .shape = {tensor->shape[0], tensor->shape[1]},
+                                            .values = params->slab + tensor->offset};
+        snprintf(out[count].name, sizeof out[count].name, "%s", tensor->name + (shorten ? 5 : 0));
+        count++;
+    }
+    return dd_safetensors_write(path, out, count, err);
+}
+
+static enum dd_status write_weights(const struct dd_model *model, const char *dir, enum dd_dtype dtype,
+                                    struct dd_error *err) {
+    char path[4096];
     enum dd_status status = dd_path_join(path, sizeof path, err, dir, "model.safetensors", NULL);
-    return status == DD_OK ? dd_safetensors_write(path, model->params, skip, model->info.kind == DD_MODEL_ENCODER, err)
-                           : status;
+    if (status != DD_OK) {
+        return status;
+    }
+    return model->info.int8 ? dd_int8_write(model->params, path, err) : write_floats(model, path, dtype, err);
 }
 
 static enum dd_status write_text(const char *dir, const char *file, const char *text, struct dd_error *err) {
@@ -53,7 +78,7 @@ static enum dd_status write_files(const struct dd_model *model, const char *dir,
         status = write_text(dir, "README.md", card, err);
     }
     if (status == DD_OK) {
-        status = write_weights(model, dir, err);
+        status = write_weights(model, dir, DD_DTYPE_F32, err);
     }
     return status == DD_OK ? dd_dir_sync(dir, err) : status;
 }

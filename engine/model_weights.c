@@ -22,6 +22,8 @@ size_t dd_dtype_bytes(enum dd_dtype dtype) {
         return 2;
     case DD_DTYPE_F64:
         return 8;
+    case DD_DTYPE_I8:
+        return 1;
     case DD_DTYPE_OTHER:
         break;
     }
@@ -309,6 +311,11 @@ static void convert(enum dd_dtype dtype, const uint8_t *bytes, size_t stride, si
             double value;
             memcpy(&value, bytes + i * stride * 8, 8);
             out[i] = (float)value;
+        }
+        break;
+    case DD_DTYPE_I8:
+        for (size_t i = 0; i < count; i++) {
+            out[i] = (float)(int8_t)bytes[i * stride];
         }
         break;
     case DD_DTYPE_OTHER:

@@ -50,6 +50,9 @@ struct dd_bert;
 enum dd_status dd_bert_new(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
                            bool training, enum dd_precision precision, struct dd_team *team, struct dd_bert **ret_bert,
                            struct dd_error *err) DD_MUST_CHECK;
+/* For evaluation with params that keep matrices as int8. */
+enum dd_status dd_bert_new_int8(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
+                                struct dd_team *team, struct dd_bert **ret_bert, struct dd_error *err) DD_MUST_CHECK;
 void dd_bert_free(struct dd_bert *bert);
 size_t dd_bert_bytes(const struct dd_bert_config *config, int max_tokens, int max_sequences, int max_length,
                      bool training, enum dd_precision precision); /* what _new will allocate; SIZE_MAX on overflow */

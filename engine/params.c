@@ -10,6 +10,8 @@
  */
 #include "engine/model.h"
 
+#include "engine/int8.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,17 +188,44 @@ enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_p
     return DD_OK;
 }
 
-enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_params **ret_params, struct dd_error *err) {
+enum dd_status dd_params_layout_int8(const struct dd_bert_config *config, struct dd_params **ret_params,
+                                     struct dd_error *err) {
     struct dd_params *params = NULL;
     enum dd_status status = dd_params_layout(config, &params, err);
     if (status != DD_OK) {
         return status;
     }
+    struct layout layout = {.params = params};
+    for (int i = 0; i < params->n_tensors; i++) {
+        struct dd_tensor *tensor = &params->tensors[i];
+        bool follows = strstr(tensor->name, "self.key.bias") != NULL || strstr(tensor->name, "self.value.bias") != NULL;
+        tensor->count = dd_int8_keeps(tensor->name) ? 0 : tensor->count;
+        if (!follows) {
+            align(&layout);
+        }
+        tensor->offset = layout.at;
+        layout.at += tensor->count;
+    }
+    align(&layout);
+    params->count = layout.at;
+    *ret_params = params;
+    return DD_OK;
+}
+
+enum dd_status dd_params_allocate(struct dd_params *params, struct dd_error *err) {
     params->slab = dd_calloc_aligned(params->count, sizeof *params->slab);
-    if (params->slab == NULL) {
-        size_t wanted = params->count * sizeof *params->slab;
+    return params->slab != NULL ? DD_OK : dd_fail_memory(err, params->count * sizeof *params->slab);
+}
+
+enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_params **ret_params, struct dd_error *err) {
+    struct dd_params *params = NULL;
+    enum dd_status status = dd_params_layout(config, &params, err);
+    if (status == DD_OK) {
+        status = dd_params_allocate(params, err);
+    }
+    if (status != DD_OK) {
         dd_params_free(params);
-        return dd_fail_memory(err, wanted);
+        return status;
     }
     *ret_params = params;
     return DD_OK;
@@ -208,6 +237,7 @@ void dd_params_free(struct dd_params *params) {
     }
     free(params->slab);
     free(params->tensors);
+    dd_int8_free(params->int8);
     free(params);
 }
 
@@ -223,7 +253,7 @@ const struct dd_tensor *dd_params_find(const struct dd_params *params, const cha
 uint64_t dd_params_values(const struct dd_params *params) {
     uint64_t values = 0;
     for (int i = 0; i < params->n_tensors; i++) {
-        values += params->tensors[i].count;
+        values += (uint64_t)params->tensors[i].shape[0] * params->tensors[i].shape[1];
     }
     return values;
 }

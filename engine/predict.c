@@ -57,7 +57,10 @@ static enum dd_status forward(const struct dd_predictor *predictor, const struct
     struct dd_bert *bert = NULL;
     enum dd_status status = dd_gather_init(&gather, tokens, sequences, err);
     if (status == DD_OK) {
-        status = dd_bert_new(config, tokens, sequences, packed->longest, false, DD_PRECISION_FP32, team, &bert, err);
+        status =
+            predictor->model->params->int8 != NULL
+                ? dd_bert_new_int8(config, tokens, sequences, packed->longest, team, &bert, err)
+                : dd_bert_new(config, tokens, sequences, packed->longest, false, DD_PRECISION_FP32, team, &bert, err);
     }
     if (status == DD_OK) {
         status = dd_forward_rows(bert, predictor->model->params, packed, &gather, team, config->n_labels, cancel, NULL,

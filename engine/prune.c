@@ -181,6 +181,9 @@ enum dd_status dd_model_prune(const struct dd_model *model, const struct dd_voca
     if (model->tokenizer == NULL) {
         return dd_fail(err, DD_INVALID, "model_without_vocabulary", "the model has no vocab.txt to prune");
     }
+    if (model->info.int8) {
+        return dd_fail(err, DD_INVALID, "model_is_int8", "an int8 model cannot be pruned; prune first, then quantize");
+    }
     struct dd_model *pruned = dd_calloc(1, sizeof *pruned);
     if (pruned == NULL) {
         return dd_fail_memory(err, sizeof *pruned);

@@ -26,7 +26,7 @@ static const struct {
 } dtypes[] = {
     {"F32", 4, DD_DTYPE_F32},   {"F16", 2, DD_DTYPE_F16},       {"BF16", 2, DD_DTYPE_BF16},
     {"F64", 8, DD_DTYPE_F64},   {"BOOL", 1, DD_DTYPE_OTHER},    {"U8", 1, DD_DTYPE_OTHER},
-    {"I8", 1, DD_DTYPE_OTHER},  {"F8_E5M2", 1, DD_DTYPE_OTHER}, {"F8_E4M3", 1, DD_DTYPE_OTHER},
+    {"I8", 1, DD_DTYPE_I8},     {"F8_E5M2", 1, DD_DTYPE_OTHER}, {"F8_E4M3", 1, DD_DTYPE_OTHER},
     {"I16", 2, DD_DTYPE_OTHER}, {"U16", 2, DD_DTYPE_OTHER},     {"I32", 4, DD_DTYPE_OTHER},
     {"U32", 4, DD_DTYPE_OTHER}, {"I64", 8, DD_DTYPE_OTHER},     {"U64", 8, DD_DTYPE_OTHER},
 };
@@ -189,22 +189,33 @@ enum dd_status dd_safetensors_read(const uint8_t *bytes, size_t len, struct dd_w
 
 /* --- writing ------------------------------------------------------------------------------------------------------ */
 
-static void put_header(struct dd_buffer *header, const struct dd_params *params, const bool *skip, bool strip_prefix) {
+#define CHUNK_VALUES 16384
+
+static size_t element_count(const struct dd_tensor_out *tensor) {
+    return tensor->shape[0] * (tensor->rank == 2 ? tensor->shape[1] : 1);
+}
+
+static const char *dtype_name(enum dd_dtype dtype) {
+    size_t kind = 0;
+    while (dtypes[kind].dtype != dtype) {
+        kind++;
+    }
+    return dtypes[kind].name;
+}
+
+static void put_header(struct dd_buffer *header, const struct dd_tensor_out *tensors, size_t count) {
     size_t at = 0;
     dd_buffer_puts(header, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (int i = 0; i < params->n_tensors; i++) {
-        const struct dd_tensor *tensor = &params->tensors[i];
-        if (skip[i]) {
-            continue;
-        }
-        bool shorten = strip_prefix && strncmp(tensor->name, "bert.", 5) == 0;
-        dd_buffer_printf(header, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%zu", tensor->name + (shorten ? 5 : 0),
+    for (size_t i = 0; i < count; i++) {
+        const struct dd_tensor_out *tensor = &tensors[i];
+        size_t end = at + element_count(tensor) * dd_dtype_bytes(tensor->dtype);
+        dd_buffer_printf(header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", tensor->name, dtype_name(tensor->dtype),
                          tensor->shape[0]);
         if (tensor->rank == 2) {
             dd_buffer_printf(header, ",%zu", tensor->shape[1]);
         }
-        dd_buffer_printf(header, "],\"data_offsets\":[%zu,%zu]}", at, at + tensor->count * sizeof(float));
-        at += tensor->count * sizeof(float);
+        dd_buffer_printf(header, "],\"data_offsets\":[%zu,%zu]}", at, end);
+        at = end;
     }
     dd_buffer_putc(header, '}');
     while (header->len % 8 != 0 && !header->failed) {
@@ -216,12 +227,54 @@ static void free_writer_ptr(struct dd_writer **writer) {
     dd_writer_free(*writer);
 }
 
-enum dd_status dd_safetensors_write(const char *path, const struct dd_params *params, const bool *skip,
-                                    bool strip_prefix, struct dd_error *err) {
+/* IEEE 754 binary16, rounded to nearest, ties to even; false where |value| would become infinite. */
+static bool float_to_half(float value, uint16_t *ret_half) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    bits &= 0x7fffffffu;
+    if (bits >= 0x477ff000u) { /* 65520 and more rounds to infinity; NaN too */
+        return false;
+    }
+    if (bits < 0x38800000u) { /* below 2^-14: in units of 2^-24 */
+        float magnitude;
+        memcpy(&magnitude, &bits, sizeof magnitude);
+        *ret_half = (uint16_t)(sign | (uint16_t)lrintf(magnitude * 0x1p24f));
+        return true;
+    }
+    bits += 0xfffu + (bits >> 13 & 1u); /* a carry goes into the exponent, as it should */
+    *ret_half = (uint16_t)(sign | (uint16_t)((bits - 0x38000000u) >> 13));
+    return true;
+}
+
+static enum dd_status write_halves(struct dd_writer *writer, const struct dd_tensor_out *tensor, struct dd_error *err) {
+    const float *values = tensor->values;
+    size_t total = element_count(tensor);
+    DD_CLEANUP(dd_free_ptr) uint16_t *chunk = dd_calloc(CHUNK_VALUES, sizeof *chunk);
+    if (chunk == NULL) {
+        return dd_fail_memory(err, CHUNK_VALUES * sizeof *chunk);
+    }
+    enum dd_status status = DD_OK;
+    for (size_t at = 0; at < total && status == DD_OK; at += CHUNK_VALUES) {
+        size_t count = DD_MIN(total - at, (size_t)CHUNK_VALUES);
+        for (size_t i = 0; i < count; i++) {
+            if (!float_to_half(values[at + i], &chunk[i])) {
+                return dd_fail(err, DD_INVALID, "weights_out_of_range",
+                               "%s holds %g, which fp16 cannot: its largest number is 65504", tensor->name,
+                               (double)values[at + i]);
+            }
+        }
+        status = dd_writer_write(writer, chunk, count * sizeof *chunk, err);
+    }
+    return status;
+}
+
+enum dd_status dd_safetensors_write(const char *path, const struct dd_tensor_out *tensors, size_t count,
+                                    struct dd_error *err) {
     DD_CLEANUP(free_writer_ptr) struct dd_writer *writer = NULL;
     DD_CLEANUP(dd_buffer_release) struct dd_buffer header;
     dd_buffer_init(&header, MAX_HEADER_BYTES);
-    put_header(&header, params, skip, strip_prefix);
+    put_header(&header, tensors, count);
     enum dd_status status = dd_buffer_check(&header, err);
     if (status == DD_OK) {
         status = dd_writer_open(path, false, &writer, err);
@@ -233,11 +286,10 @@ enum dd_status dd_safetensors_write(const char *path, const struct dd_params *pa
     if (status == DD_OK) {
         status = dd_writer_write(writer, header.data, header.len, err);
     }
-    for (int i = 0; i < params->n_tensors && status == DD_OK; i++) {
-        const struct dd_tensor *tensor = &params->tensors[i];
-        if (!skip[i]) {
-            status = dd_writer_write(writer, params->slab + tensor->offset, tensor->count * sizeof(float), err);
-        }
+    for (size_t i = 0; i < count && status == DD_OK; i++) {
+        size_t bytes = element_count(&tensors[i]) * dd_dtype_bytes(tensors[i].dtype);
+        status = tensors[i].dtype == DD_DTYPE_F16 ? write_halves(writer, &tensors[i], err)
+                                                  : dd_writer_write(writer, tensors[i].values, bytes, err);
     }
     return status == DD_OK ? dd_writer_commit(writer, err) : status;
 }

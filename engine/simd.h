@@ -106,6 +106,12 @@ struct dd_simd {
      * PyTorch on every instruction set. */
     void (*to_bf16)(size_t count, const float *from, uint16_t *to);
 
+    /* Rows of activations as bytes (int8.h): out [rows, ld] with ld ≥ n filled up to a multiple of 4, scale [rows]. The
+     * same bytes on every instruction set.  A row that is not finite has scale NaN; one below 1e-30, 0. */
+    void (*int8_rows)(int rows, int n, const float *x, uint8_t *out, size_t ld, float *scale);
+    /* c [m, n], int32 before and float after: times row_scale[i] · column_scale[j]. */
+    void (*int8_to_float)(int m, int n, void *c, size_t ldc, const float *row_scale, const float *column_scale);
+
     /* For tests of math.h: what = 0 exp, 1 Φ, 2 φ, 3 tanh. */
     void (*evaluate)(int what, size_t count, const float *x, float *y);
 };

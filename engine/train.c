@@ -50,6 +50,10 @@ static enum dd_status check_input(const struct dd_train_input *in, struct dd_err
     if (in->spec->task == DD_TASK_DISTILL && !in->base) {
         return dd_fail(err, DD_INVALID, "teacher_missing", "a distillation needs a teacher");
     }
+    if ((in->base && in->base->info.int8) || (in->init && in->init->info.int8)) {
+        return dd_fail(err, DD_INVALID, "model_is_int8",
+                       "an int8 model only answers; train with the model that it was made from");
+    }
     if (dd_dataset_rows(in->dataset, DD_SPLIT_TRAIN) == 0 || dd_dataset_rows(in->dataset, DD_SPLIT_DEV) == 0) {
         return dd_fail(err, DD_INVALID, "split_empty", "the data set needs at least one train row and one dev row");
     }

@@ -39,6 +39,8 @@ void K(adamw_replay)(const struct dd_adamw_step *steps, size_t n, size_t count, 
 void K(sgd_replay)(const struct dd_sgd_step *steps, size_t n, size_t count, float *p, float *m);
 void K(decay_replay)(const struct dd_adamw_step *steps, size_t n, size_t count, float *p);
 void K(to_bf16)(size_t count, const float *from, uint16_t *to);
+void K(int8_rows)(int rows, int n, const float *x, uint8_t *out, size_t ld, float *scale);
+void K(int8_to_float)(int m, int n, void *c, size_t ldc, const float *row_scale, const float *column_scale);
 void K(evaluate)(int what, size_t count, const float *x, float *y);
 
 /* Bits of `count` ≤ LANES mask elements from element `at` on, `at` a multiple of LANES. */

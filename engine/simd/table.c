@@ -26,5 +26,7 @@ const struct dd_simd DD_PASTE(dd_simd_table, DD_SIMD) = {
     .sgd_replay = K(sgd_replay),
     .decay_replay = K(decay_replay),
     .to_bf16 = K(to_bf16),
+    .int8_rows = K(int8_rows),
+    .int8_to_float = K(int8_to_float),
     .evaluate = K(evaluate),
 };

@@ -267,6 +267,7 @@ static inline struct dd_api_ops fake_ops(void) {
         .model_predict = fake_wait,
         .model_evaluate = fake_wait,
         .model_prune = fake_wait,
+        .model_quantize = fake_wait,
         .model_delete = fake_delete,
         .experiment_create = fake_create,
         .experiment_list = fake_list,
