@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import { Daemon, binary, noBinary, run, sha256, sleep, tinyTeacher, topics } from './daemon.mjs';
 
 const skip = noBinary;
-const commands = ['serve', 'run', 'predict', 'inspect', 'prune', 'submit', 'watch', 'list', 'show', 'version'];
+const commands = ['serve', 'run', 'predict', 'inspect', 'prune', 'quantize', 'submit', 'watch', 'list', 'show', 'version'];
 const dir = mkdtempSync(join(tmpdir(), 'distilld-cli-'));
 test.after(() => rmSync(dir, { recursive: true, force: true }));
 const path = (name) => join(dir, name);
@@ -94,6 +94,17 @@ test('prune keeps the answers and says what was saved', { skip }, async () => {
   assert.equal((await run(['prune', path('whole')])).code, 64);
   assert.equal((await run(['prune', path('nothing'), '--texts', path('dev.tsv')])).code, 66);
   assert.equal((await run(['prune', path('whole'), '--texts', path('nothing')])).code, 66);
+});
+
+test('quantize measures what it loses, and predict reads what it wrote', { skip }, async () => {
+  const made = await run(['quantize', path('whole'), '--dataset', path('dev.tsv'), '--split', 'train', '--out', path('int8')]);
+  assert.equal(made.code, 0, made.stderr);
+  assert.match(made.stdout, /macro F1 +0\.\d{4} -> 0\.\d{4}/);
+  assert.match((await run(['inspect', path('int8')])).stdout, /safetensors_int8/);
+  const answer = await run(['predict', path('int8')], { input: '大盘涨停\n手机芯片\n' });
+  assert.equal(answer.code, 0, answer.stderr);
+  assert.equal(answer.stdout.trim().split('\n').length, 2);
+  assert.equal((await run(['quantize', path('int8'), '--out', path('twice')])).code, 65);
 });
 
 test('submit, list, show and watch talk to a daemon', { skip, timeout: 120_000 }, async (t) => {

@@ -1,5 +1,5 @@
-// Smaller models over the API: a pruned vocabulary answers the same on its data set, is a model like any other, and mistakes
-// are refused by name.
+// Smaller models over the API: a pruned vocabulary answers the same on its data set and is a model like any other; an int8 model
+// answers, says what it lost, and is refused by name where fp32 is needed.
 import test from 'node:test';
 import assert from 'node:assert/strict';
 import { Daemon, noBinary, tinyTeacher, topics } from './daemon.mjs';
@@ -60,4 +60,46 @@ test('what cannot be pruned is refused by name', { skip, timeout: 120_000 }, asy
   await refused('/models/teacher/prune', { dataset: 'small' }, 422, /save_as/);
   await refused('/models/teacher/prune', { dataset: 'small', save_as: 'x', keep: true }, 422, /keep/);
   assert.deepEqual((await daemon.get('/models')).items.map((m) => m.name), ['teacher']);
+});
+
+test('an int8 model answers like the one it was made from and says what it lost', { skip, timeout: 120_000 }, async (t) => {
+  const daemon = await withTeacher(t);
+  const before = await daemon.get('/models/teacher');
+  const made = await daemon.call('POST', '/models/teacher/quantize', { dataset: 'topics', save_as: 'bytes' });
+  assert.equal(made.status, 201, made.text);
+  assert.equal(made.headers.get('location'), '/api/v1/models/bytes');
+  const { source } = made.json;
+  assert.equal(source.type, 'quantized');
+  assert.equal(source.split, 'dev');
+  assert.equal(made.json.weights_format, 'safetensors_int8');
+  assert.equal(made.json.parameters, before.parameters);
+  assert.ok(made.json.bytes < before.bytes * 0.75, `${made.json.bytes} of ${before.bytes}`);
+  const report = async (model) => daemon.post(`/models/${model}/evaluate`, { dataset: 'topics', split: 'dev' });
+  for (const [model, side] of [['teacher', source.before], ['bytes', source.after]]) {
+    const told = await report(model);
+    assert.equal(told.accuracy, side.accuracy);
+    assert.equal(told['macro avg']['f1-score'], side.macro_f1);
+  }
+  assert.ok(Math.abs(source.before.macro_f1 - source.after.macro_f1) < 0.1);
+  const texts = ['大盘涨停，沪指反弹', '手机芯片', '央行通胀'];
+  const logits = async (model) => (await daemon.post(`/models/${model}/predict`, { texts })).predictions.flatMap((p) => p.logits);
+  const [one, two] = [await logits('teacher'), await logits('bytes')];
+  one.forEach((value, i) => assert.ok(Math.abs(value - two[i]) < 0.1, `${one} and ${two}`));
+  const card = (await daemon.archiveMember('/models/bytes/archive', 'README.md')).toString();
+  assert.match(card, /\| macro F1 \| \d\.\d{4} \| \d\.\d{4} \|/);
+  assert.match((await daemon.archiveMember('/models/bytes/archive', 'config.json')).toString(), /distilld_int8/);
+
+  const unmeasured = await daemon.post('/models/teacher/quantize', { save_as: 'unmeasured' });
+  assert.equal(unmeasured.source.before.accuracy, undefined);
+  assert.equal(unmeasured.sha256, made.json.sha256);
+  for (const body of [{ teacher: 'bytes', layers: 1 }, { teacher: 'teacher', layers: 1, init: 'bytes' }, { task: 'finetune', model: 'bytes' }]) {
+    const refused = await daemon.call('POST', '/experiments', { dataset: 'topics', ...body });
+    assert.equal(refused.status, 422, refused.text);
+    assert.match(refused.text, /is int8 and only answers; name the model it was made from, \\"teacher/);
+  }
+  for (const [path, body] of [['prune', { dataset: 'small', save_as: 'x' }], ['quantize', { save_as: 'x' }]]) {
+    const refused = await daemon.call('POST', `/models/bytes/${path}`, body);
+    assert.equal(refused.status, 422, refused.text);
+    assert.equal(refused.json.code, 'model_is_int8');
+  }
 });

@@ -149,6 +149,7 @@ class Params(ctypes.Structure):
         ("count", ctypes.c_size_t),
         ("tensors", ctypes.POINTER(Tensor)),
         ("n_tensors", ctypes.c_int),
+        ("int8", ctypes.c_void_p),
     ]
 
 
@@ -166,6 +167,7 @@ class ModelInfo(ctypes.Structure):
         ("weights_file", ctypes.c_char * 64),
         ("weights_format", ctypes.c_char * 24),
         ("sha256", ctypes.c_char * 65),
+        ("int8", ctypes.c_bool),
     ]
 
 
