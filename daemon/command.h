@@ -31,6 +31,8 @@ int dd_watch_command(const struct dd_options *options, const char *const *args);
 int dd_list_command(const struct dd_options *options, const char *const *args);
 int dd_show_command(const struct dd_options *options, const char *const *args);
 int dd_token_command(const struct dd_options *options, const char *const *args);
+int dd_backup_command(const struct dd_options *options, const char *const *args);
+int dd_restore_command(const struct dd_options *options, const char *const *args);
 int dd_version_command(const struct dd_options *options, const char *const *args);
 int dd_help_command(const struct dd_options *options, const char *const *args);
 

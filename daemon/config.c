@@ -33,7 +33,7 @@ struct option {
 
 #define AT(member) .offset = offsetof(struct dd_options, member)
 #define LOCAL (DD_FOR_SERVE | DD_FOR_RUN)
-#define ADMIN DD_FOR_TOKEN /* commands that look after a data directory */
+#define ADMIN (DD_FOR_TOKEN | DD_FOR_BACKUP) /* commands that look after a data directory */
 static const struct option options[] = {
     {"listen", TEXT, DD_FOR_SERVE, true, AT(listen), .value = "ADDRESS:PORT", .fallback = "127.0.0.1:8080",
      .help = "Where to listen. Loopback needs no token; any other address is refused without one."},

@@ -22,6 +22,7 @@ enum {
     DD_FOR_PRUNE = 1u << 8,
     DD_FOR_QUANTIZE = 1u << 9,
     DD_FOR_TOKEN = 1u << 16, /* from here on: commands that look after a data directory */
+    DD_FOR_BACKUP = 1u << 17,
 };
 
 struct dd_options { /* strings are owned; NULL where there is none */

@@ -50,6 +50,16 @@ static const struct dd_command commands[] = {
      "As soon as there is one, callers must send a token: \"Authorization: Bearer TOKEN\"; the dashboard asks for "
      "it.\n",
      1, 2, dd_token_command},
+    {"backup", DD_FOR_BACKUP, "DEST", "copy a data directory, also while its daemon works",
+     "DEST must be missing or empty. The cache of teachers' logits is not copied: it is computed again. DEST/MANIFEST "
+     "has\n"
+     "the SHA-256 of every file, so `sha256sum -c MANIFEST` checks a backup. Run by root it works as the owner of the "
+     "data\n"
+     "directory, who must be able to reach DEST.\n",
+     1, 1, dd_backup_command},
+    {"restore", DD_FOR_BACKUP, "BACKUP", "fill an empty data directory from a backup",
+     "Every file is held against its checksum. Runs go on where the backup found them, to the same bits.\n", 1, 1,
+     dd_restore_command},
     {"version", 0, "", "print the version", "", 0, 0, dd_version_command},
     {"help", 0, "[COMMAND | config]", "this text, a command's, or the sample configuration file", "", 0, 1,
      dd_help_command},

@@ -18,6 +18,11 @@ enum dd_status dd_storage_ping(struct dd_storage *storage,
                                struct dd_error *err) DD_MUST_CHECK; /* for readyz: can read and write */
 int dd_storage_schema_version(struct dd_storage *storage);
 
+/* From outside, also while another process has the storage open: the whole database as it is at one moment, into a new
+ * file (not yet fsynced); and what PRAGMA integrity_check finds (*ret_faults NULL: nothing; the caller frees). */
+enum dd_status dd_storage_copy(const char *from, const char *to, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_check(const char *path, char **ret_faults, struct dd_error *err) DD_MUST_CHECK;
+
 enum dd_state { DD_QUEUED = 0, DD_RUNNING, DD_PAUSED, DD_FINISHED, DD_FAILED, DD_CANCELLED, DD_STATE_COUNT };
 const char *dd_state_name(enum dd_state state);
 bool dd_state_parse(const char *name, enum dd_state *ret_state) DD_MUST_CHECK;
