@@ -2,8 +2,11 @@
  * Threads: constant data, any thread.
  *
  * Where the defaults come from:
- *   - The note (a BERT distilled by hand): alpha 0.2, SGD with lr 0.05 and nothing else (no momentum, decay, warm-up
- *     or schedule), 60 epochs, T² scaling.  It does not tell its T; 4 is the usual middle of Hinton et al. (2015).
+ *   - The note (a BERT distilled by hand): alpha 0.2, SGD with lr 0.05, 60 epochs, T² scaling.  It does not tell its T;
+ *     4 is the usual middle of Hinton et al. (2015).  Its SGD had no momentum, warm-up or schedule and sticks to the
+ *     largest class for epochs; momentum 0.9 with AdamW's schedule does not, and from the teacher's layers it does as
+ *     well as AdamW (make quality).
+ *   - init teacher (Sanh et al. 2019, Turc et al. 2019): the largest single gain that make quality found.
  *   - AdamW: betas and eps of torch.optim.AdamW; decay 0.01, warm-up of a tenth of the steps and linear decay of Devlin
  *     et al. (2019).  lr 5e-5 for weights that are already trained (Devlin et al. try 2e-5, 3e-5, 5e-5; the largest
  * suits small sets), 3e-4 for random weights, which at 5e-5 need many times the epochs.
@@ -159,9 +162,9 @@ const struct dd_spec_field dd_spec_fields[] = {
      .when = DD_WHEN_DISTILL,
      AT(init),
      .names = NULL,
-     .fallback = 0,
+     .fallback = NAN,
      .help = "The student's first weights: random as in the note, teacher (its embeddings, the layers of layer_map and "
-             "pooler), or the name of a model of the same shape."},
+             "pooler), or the name of a model of the same shape. Default: teacher where its tensors fit, else random."},
     {.name = "layer_map",
      .kind = DD_KIND_LAYER_MAP,
      .when = DD_WHEN_DISTILL,
@@ -220,7 +223,8 @@ const struct dd_spec_field dd_spec_fields[] = {
      AT(optimizer.lr),
      .max = 100,
      .fallback = NAN,
-     .help = "Peak learning rate. Default: adamw 5e-5 from trained weights and 3e-4 from random ones; sgd 0.05 as in "
+     .help = "Peak learning rate. Default: adamw 5e-5 from trained weights (1e-4 for a student) and 3e-4 from random "
+             "ones; sgd 0.05 as in "
              "the note."},
     {.name = "weight_decay",
      .kind = DD_KIND_NUMBER,
@@ -265,8 +269,9 @@ const struct dd_spec_field dd_spec_fields[] = {
      .optimizers = SGD,
      AT(optimizer.momentum),
      .max = 0.999999,
-     .fallback = 0,
-     .help = "Momentum of sgd."},
+     .fallback = NAN,
+     .help = "Momentum of sgd. Default: 0.9; without it a student from random weights answers the largest class for "
+             "many epochs."},
     {.name = "warmup",
      .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
@@ -274,7 +279,7 @@ const struct dd_spec_field dd_spec_fields[] = {
      AT(optimizer.warmup),
      .max = 1,
      .fallback = NAN,
-     .help = "Share of all steps in which lr rises linearly from 0. Default: 0.1 for adamw, 0 for sgd."},
+     .help = "Share of all steps in which lr rises linearly from 0. Default: 0.1."},
     {.name = "schedule",
      .kind = DD_KIND_CHOICE,
      .in_optimizer = true,
@@ -282,7 +287,7 @@ const struct dd_spec_field dd_spec_fields[] = {
      AT(optimizer.schedule),
      .names = schedule_names,
      .fallback = NAN,
-     .help = "What lr does after the warm-up. Default: linear (to 0 at the end) for adamw, constant for sgd."},
+     .help = "What lr does after the warm-up. Default: linear, to 0 at the end."},
     {.name = "max_grad_norm",
      .kind = DD_KIND_NUMBER,
      .in_optimizer = true,
@@ -583,7 +588,7 @@ bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_fiel
         return false;
     if (!needs_met(spec, field->needs))
         return false;
-    if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER)
+    if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER && (int)spec->init != DD_UNSET)
         return false;
     if (spec->loss == DD_LOSS_MSE && (field->offset == offsetof(struct dd_spec, temperature) ||
                                       field->offset == offsetof(struct dd_spec, temperature_end)))

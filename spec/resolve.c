@@ -69,11 +69,22 @@ static void settle_optimizer(struct dd_spec *spec) {
     bool adamw = o->type == DD_OPTIMIZER_ADAMW;
     unsigned when = dd_spec_when(spec);
     bool trained = when == DD_WHEN_PRETRAINED || (when == DD_WHEN_DISTILL && spec->init != DD_INIT_RANDOM);
-    settle_number(&o->lr, !adamw ? 0.05 : trained ? 5e-5 : 3e-4);
+    settle_number(&o->lr, !adamw ? 0.05 : !trained ? 3e-4 : when == DD_WHEN_DISTILL ? 1e-4 : 5e-5);
     settle_number(&o->weight_decay, adamw ? 0.01 : 0);
-    settle_number(&o->warmup, adamw ? 0.1 : 0);
+    settle_number(&o->warmup, 0.1);
+    if (!adamw)
+        settle_number(&o->momentum, 0.9);
     if ((int)o->schedule == DD_UNSET)
-        o->schedule = adamw ? DD_SCHEDULE_LINEAR : DD_SCHEDULE_CONSTANT;
+        o->schedule = DD_SCHEDULE_LINEAR;
+}
+
+/* From the teacher where its tensors fit. */
+static void settle_init(struct dd_spec *spec, const struct dd_spec_teacher *base) {
+    if ((int)spec->init != DD_UNSET || dd_spec_when(spec) != DD_WHEN_DISTILL)
+        return;
+    bool fits = base != NULL && spec->hidden_size == base->hidden_size && spec->heads == base->heads &&
+                spec->intermediate_size == base->intermediate_size && spec->layers <= base->layers;
+    spec->init = fits || spec->n_layer_map > 0 ? DD_INIT_TEACHER : DD_INIT_RANDOM;
 }
 
 /* An end that is the start is no schedule: one hash for what is one run. */
@@ -149,10 +160,11 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     size_t before = faults->total;
     settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
     settle_fixed(spec);
-    settle_optimizer(spec);
     settle_schedules(spec);
     settle_int(&spec->epochs, spec->task == DD_TASK_DISTILL ? 60 : 10);
     settle_shape(spec, base_model);
+    settle_init(spec, base_model);
+    settle_optimizer(spec);
 
     check_heads(spec, faults);
     int positions = base_model != NULL ? base_model->max_position_embeddings : SCRATCH_POSITIONS;

@@ -96,7 +96,7 @@ static const struct {
     {"{" F "\"max_length\":600}", "/max_length", "must be at most 512, the model's positions; got 600"},
     {"{" D "\"init\":\"No Name\"}", "/init", "must be \"random\", \"teacher\" or the name of a model"},
     {"{" D "\"init\":1}", "/init", "or the name of a model, got 1"},
-    {"{" D "\"layer_map\":[0]}", "/layer_map", "applies only when init is \"teacher\""},
+    {"{" D "\"init\":\"random\",\"layer_map\":[0]}", "/layer_map", "applies only when init is \"teacher\""},
     {"{" D "\"init\":\"teacher\",\"layer_map\":[0]}", "/layer_map", "an entry for each of the 3 layers, has 1"},
     {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,12]}", "/layer_map", "entry 2 must be between 0 and 11"},
     {"{" D "\"init\":\"teacher\",\"layer_map\":[0,1,96]}", "/layer_map/2", "must be between 0 and 95, got 96"},
@@ -170,16 +170,30 @@ static void test_defaults(void **state) {
     assert_int_equal(spec.hidden_size, 768);
     assert_int_equal(spec.intermediate_size, 3072);
     assert_int_equal(spec.epochs, 60);
-    assert_int_equal(spec.init, DD_INIT_RANDOM);
+    assert_int_equal(spec.init, DD_INIT_TEACHER);
     assert_string_equal(spec.hidden_act, "gelu_new");
     assert_true(spec.alpha == 0.2 && spec.temperature == 4);
-    assert_true(spec.optimizer.lr == 3e-4 && spec.optimizer.warmup == 0.1 && spec.optimizer.weight_decay == 0.01);
+    assert_true(spec.optimizer.lr == 1e-4 && spec.optimizer.warmup == 0.1 && spec.optimizer.weight_decay == 0.01);
     assert_true(spec.attention_dropout == 0.2 && spec.classifier_dropout == 0.1);
     assert_int_equal(spec.seed, 1);
 
     assert_int_equal(settle("{" D "\"optimizer\":\"sgd\"}", &spec, &faults), DD_OK);
-    assert_true(spec.optimizer.lr == 0.05 && spec.optimizer.momentum == 0 && spec.optimizer.weight_decay == 0);
-    assert_int_equal(spec.optimizer.schedule, DD_SCHEDULE_CONSTANT);
+    assert_true(spec.optimizer.lr == 0.05 && spec.optimizer.momentum == 0.9 && spec.optimizer.weight_decay == 0);
+    assert_true(spec.optimizer.warmup == 0.1);
+    assert_int_equal(spec.optimizer.schedule, DD_SCHEDULE_LINEAR);
+
+    /* init: the teacher's weights where they fit */
+    static const char *const unlike[] = {"\"heads\":3", "\"hidden_size\":96", "\"intermediate_size\":99",
+                                         "\"init\":\"random\"", "\"layers\":13"};
+    for (size_t i = 0; i < DD_ARRAY_LEN(unlike); i++) {
+        char text[128];
+        snprintf(text, sizeof text, "{" D "%s}", unlike[i]);
+        assert_int_equal(settle(text, &spec, &faults), DD_OK);
+        assert_int_equal(spec.init, DD_INIT_RANDOM);
+        assert_true(spec.optimizer.lr == 3e-4);
+    }
+    assert_int_equal(settle("{" D "\"layer_map\":[0,1,2]}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.init, DD_INIT_TEACHER);
 
     assert_int_equal(settle("{" F "\"notes\":\"a\\nb\"}", &spec, &faults), DD_OK);
     assert_int_equal(spec.layers, 4);
@@ -379,12 +393,11 @@ static void test_hash_sees_results_not_labels(void **state) {
         "\"unlabelled\":false", "\"augment\":0",     "\"augment\":0,\"augment_mask\":0.3",
         "\"name\":\"a\"",       "\"notes\":\"b\"",   "\"tags\":[\"c\"]",
         "\"priority\":9",       "\"save_as\":\"d\"", "\"alpha\":0.2",
-        "\"epochs\":60"};
-    static const char *const other[] = {
-        "\"alpha\":0.3",        "\"seed\":2",           "\"layers\":2",
-        "\"init\":\"teacher\"", "\"init\":\"model\"",   "\"optimizer\":\"sgd\"",
-        "\"batch_size\":31",    "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}",
-        "\"unlabelled\":true",  "\"augment\":2"};
+        "\"init\":\"teacher\"", "\"epochs\":60"};
+    static const char *const other[] = {"\"alpha\":0.3",       "\"seed\":2",           "\"layers\":2",
+                                        "\"init\":\"random\"", "\"init\":\"model\"",   "\"optimizer\":\"sgd\"",
+                                        "\"batch_size\":31",   "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}",
+                                        "\"unlabelled\":true", "\"augment\":2"};
     struct dd_spec spec;
     struct dd_faults faults;
     dd_faults_init(&faults);
