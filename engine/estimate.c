@@ -196,8 +196,10 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
     uint64_t packed = (uint64_t)((plan->train.total + plan->unlabelled.total + plan->dev.total) * 5.0) + rows * 16;
     uint64_t model = plan->slab_floats * 4, given = plan->base_floats * 4;
     double tokens = DD_MAX(plan->largest_batch, (double)plan->dev.longest);
+    /* Weights and gradients, and what the guard reads back into them when it goes back. */
     uint64_t training =
-        2 * model + dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats, (size_t)plan->frozen_floats) +
+        (spec->guard == DD_FLAG_YES ? 3 : 2) * model +
+        dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats, (size_t)plan->frozen_floats) +
         bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision);
     uint64_t asking = 0, logits = plan->dev_rows * classes * 4;
     if (spec->task == DD_TASK_DISTILL && plan->base) {

@@ -131,3 +131,27 @@ test('the colours of runs keep 3:1 with the paper in both themes, and neighbours
     assert.ok(Math.max(...apart) > 0.15, `${id} and ${id + 1} look alike`);
   }
 });
+
+test('a rolled-back epoch is marked with where the run went, other collapses as such, once a stretch', async () => {
+  const { Columns } = await load('columns.js');
+  const { collapses, rollbacks } = await load('marks.js');
+  const rows = new Columns('epoch');
+  const scores = [0.5, 0.8, 0.2, 0.81, 0.1, 0.1, 0.82, 0.3];
+  scores.forEach((macro_f1, i) => {
+    const to = { 2: { reason: 'f1_fell', to_epoch: 2 }, 7: { reason: 'not_finite', to_epoch: 0 } }[i] ?? null;
+    rows.add({ epoch: i + 1, macro_f1, rollback: to });
+  });
+  const x = rows.column('epoch');
+  assert.deepEqual(
+    rollbacks(rows, x).map((mark) => [mark.x, mark.bad]),
+    [
+      [3, true],
+      [8, true],
+    ],
+  );
+  assert.match(rollbacks(rows, x)[0].name, /2/);
+  assert.deepEqual(
+    collapses(rows, x).map((mark) => mark.x),
+    [5],
+  );
+});

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from sklearn.metrics import classification_report
+from sklearn.utils.class_weight import compute_class_weight
 
 import augment
 import libengine as le
@@ -246,6 +247,13 @@ class Reference:
         kl = (q * (torch.log_softmax(teacher_logits / T, dim=-1) - p)).sum() * T**2 / logits.shape[0]
         return alpha * kl + (1 - alpha) * ce, kl, ce
 
+    def after_step(self):
+        pass
+
+    def judged(self):
+        """The model that is evaluated and exported."""
+        return self.model
+
     def train(self):
         steps, reports, counts = [], [], []
         for epoch in range(1, EPOCHS + 1):
@@ -262,13 +270,14 @@ class Reference:
                 lr = self.optimizer.param_groups[0]["lr"]
                 self.optimizer.step()
                 self.scheduler.step()
+                self.after_step()
                 labelled = int((self.labels[rows] >= 0).sum())
                 said = ce.item() if labelled else math.nan
                 steps.append((loss.item(), kl.item() if kl is not None else math.nan, said, lr, norm.item()))
                 counts.append((len(rows), labelled))
             self.model.eval()
             with torch.no_grad():
-                predicted = self.model(**self.encode([t for t, _ in self.data.dev])).logits.argmax(-1).tolist()
+                predicted = self.judged()(**self.encode([t for t, _ in self.data.dev])).logits.argmax(-1).tolist()
             gold = [self.data.classes.index(label) for _, label in self.data.dev]
             reports.append((predicted, classification_report(gold, predicted, output_dict=True, zero_division=0)))
         return steps, reports, counts
@@ -394,3 +403,107 @@ def test_exported_model_answers_the_same_in_transformers(data, teacher):
     card = (pathlib.Path(teacher.best_dir) / "README.md").read_text(encoding="utf-8")
     assert f"| accuracy | {teacher.result.best.accuracy:.4f} |" in card
     lib.dd_model_free(model)
+
+
+class WithOptions(Reference):
+    """Every option of losses and optimizer at once or one by one: what PyTorch has, put together as its users do."""
+
+    def make_optimizer(self):
+        o, layers = self.spec.optimizer, self.spec.layers
+        self.step, self.steps = 0, math.ceil(len(self.rows) / BATCH) * EPOCHS
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.model, avg_fn=lambda mean, value, t: mean + (1 - min(o.ema, (1 + t) / (10 + t))) * (value - mean)
+        )
+        self.average.n_averaged += 1
+
+        def depth(name):
+            if ".embeddings." in name:
+                return layers + 1
+            return layers - int(name.split(".")[3]) if ".layer." in name else 0
+
+        groups = []
+        for name, parameter in self.model.named_parameters():
+            if o.freeze_embeddings == le.FLAG_YES and ".embeddings." in name:
+                parameter.requires_grad_(False)
+                continue
+            bare = name.endswith("bias") or "LayerNorm.weight" in name
+            groups.append(
+                dict(params=[parameter], lr=o.lr * o.layer_lr_decay ** depth(name), weight_decay=0.0 if bare else o.weight_decay)
+            )
+        groups.sort(key=lambda group: -group["lr"])  # the head's lr is the one that is reported
+        optimizer = torch.optim.AdamW(groups, lr=o.lr, eps=o.eps, betas=(o.beta1, o.beta2))
+        return optimizer, transformers.get_linear_schedule_with_warmup(
+            optimizer, int(o.warmup * self.steps), self.steps
+        )
+
+    def moved(self, start, end):
+        return start if math.isnan(end) else start + (end - start) * self.step / (self.steps - 1)
+
+    def loss(self, logits, inputs, labels):
+        spec, weight = self.spec, None
+        if spec.class_weights == 1:
+            known = self.labels.numpy()
+            weight = torch.tensor(
+                compute_class_weight("balanced", classes=numpy.unique(known), y=known), dtype=torch.float32
+            )
+        ce = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=spec.label_smoothing)(logits, labels)
+        with torch.no_grad():
+            wanted = self.teacher(**inputs).logits
+        alpha = self.moved(spec.alpha, spec.alpha_end)
+        if spec.loss == 1:
+            centre = lambda x: x - x.mean(-1, keepdim=True)
+            term = torch.nn.functional.mse_loss(centre(logits), centre(wanted))
+        else:
+            T = self.moved(spec.temperature, spec.temperature_end)
+            term = torch.nn.functional.kl_div(
+                torch.log_softmax(logits / T, -1), torch.log_softmax(wanted / T, -1), reduction="batchmean", log_target=True
+            ) * T**2
+        return alpha * term + (1 - alpha) * ce, term, ce
+
+    def after_step(self):
+        self.step += 1
+        self.average.update_parameters(self.model)
+
+    def judged(self):
+        return self.average.module.eval() if self.spec.optimizer.ema > 0 else self.model
+
+
+OPTIONS = {
+    "schedules": dict(temperature_end=1.0, alpha_end=0.9),
+    "mse": dict(loss=1, temperature=math.nan, alpha=0.5),
+    "smoothed_and_weighted": dict(label_smoothing=0.1, class_weights=1),
+    "by_depth": dict(layer_lr_decay=0.7),
+    "average": dict(ema=0.9),
+    "frozen": dict(freeze_embeddings=le.FLAG_YES),
+    "all": dict(
+        loss=1, temperature=math.nan, alpha=0.9, alpha_end=0.2, label_smoothing=0.2, class_weights=1, layer_lr_decay=0.8,
+        ema=0.95, freeze_embeddings=le.FLAG_YES,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_follow_pytorch(data, teacher, name, tmp_path):
+    spec = make_spec(le.DISTILL, le.ADAMW)
+    spec.optimizer.layer_lr_decay = 1.0
+    for field, value in OPTIONS[name].items():
+        owner = spec if hasattr(spec, field) else spec.optimizer
+        setattr(owner, field, value)
+    base = load_model(teacher.last_dir)
+    run = Run(data, spec, tmp_path, base)
+    judge = transformers.BertForSequenceClassification.from_pretrained(teacher.last_dir, attn_implementation="eager")
+    reference = WithOptions(data, spec, judge.eval())
+    steps, reports, _ = reference.train()
+    assert len(run.steps) == len(steps) == 42
+    for ours, (loss, term, ce, lr, norm) in zip(run.steps, steps):
+        assert ours["loss"] == pytest.approx(loss, abs=2e-5), ours["step"]
+        assert ours["kl"] == pytest.approx(term, abs=2e-5), ours["step"]
+        assert ours["ce"] == pytest.approx(ce, abs=2e-5), ours["step"]
+        assert ours["lr"] == pytest.approx(lr, rel=1e-12, abs=1e-18), ours["step"]
+        assert ours["grad_norm"] == pytest.approx(norm, rel=1e-3), ours["step"]
+    assert run.predictions == [predicted for predicted, _ in reports]
+    exported = transformers.BertForSequenceClassification.from_pretrained(run.last_dir)
+    for (parameter, mine), theirs in zip(exported.named_parameters(), reference.judged().parameters()):
+        limit = 1e-4 if not parameter.endswith("key.bias") else 42 * spec.optimizer.lr
+        assert (mine - theirs).abs().max().item() < limit, parameter
+    lib.dd_model_free(base)

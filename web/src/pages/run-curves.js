@@ -8,13 +8,13 @@ import { duration, fullTime, number, score, shortScore } from '../format.js';
 import { segmented } from '../widgets.js';
 import { route, setParams } from '../router.js';
 import { loadSteps, metricsOf, on, run, watchSteps } from '../store.js';
+import { collapses, rollbacks } from '../marks.js';
 import { smooth } from '../smooth.js';
 import { token } from '../theme.js';
 
 const SMOOTHINGS = [0, 0.4, 0.7, 0.9];
 const STEP_UNITS = 200; // smoothing of step curves counts in 1/200 of the run, so that it does not depend on its length
 const LEAST_WAIT_S = 1;
-const COLLAPSE = 0.6; // of the best macro-F1 so far
 const HIDDEN_AT_FIRST = ['teacher_agreement'];
 
 export function curves(id) {
@@ -114,34 +114,7 @@ export function curves(id) {
   }
 
   function marks(rows, x) {
-    const back = rollbacks(rows, x);
-    const marked = new Set(back.map((mark) => mark.x));
-    return [...back, ...collapses(rows, x).filter((mark) => !marked.has(mark.x)), ...resumptions(rows, x)];
-  }
-
-  /** Where the run's guard went back to an earlier epoch's weights. */
-  function rollbacks(rows, x) {
-    return rows.column('rollback').flatMap((back, i) => {
-      if (!back) return [];
-      return [{ x: x[i], name: t(back.to_epoch ? 'mark.rollback' : 'mark.restart', { epoch: back.to_epoch }), bad: true }];
-    });
-  }
-
-  /**
-   * Where the scores fell off a cliff: the first epoch of each stretch in which macro-F1 is below COLLAPSE of the best so
-   * far. A student that gives one class alone has 1/classes of a good one's, so it always shows.
-   */
-  function collapses(rows, x) {
-    const found = [];
-    let best = 0;
-    let down = false;
-    rows.column('macro_f1').forEach((v, i) => {
-      const low = best > 0 && (v === null || v < COLLAPSE * best);
-      if (low && !down) found.push({ x: x[i], name: t('mark.collapse'), bad: true });
-      down = low;
-      best = Math.max(best, v ?? 0);
-    });
-    return found;
+    return [...rollbacks(rows, x), ...collapses(rows, x), ...resumptions(rows, x)];
   }
 
   /**
