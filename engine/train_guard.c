@@ -3,9 +3,10 @@
  * The guard (spec->guard) sees three things:
  *   - a step whose loss or gradient norm is not finite: it changes nothing and counts as done; after SKIPS_IN_ROW of
  *     them the weights themselves are at fault,
- *   - an epoch that predicts one class for every dev row, with a macro-F1 below ONE_CLASS_FALLEN of the best epoch's (a
- *     run that has hardly begun to tell classes apart may well fall back to one of them),
+ *   - an epoch that predicts one class for every dev row,
  *   - an epoch whose macro-F1 is below FALLEN of the best epoch's.
+ * The last two count only once the best epoch has LEARNT times the macro-F1 of answering the most frequent class: a run
+ * that has hardly begun to tell classes apart goes to and fro between them, and needs its full learning rate.
  * Then the run goes back: the weights of best-<epoch>/ (the first weights, while no epoch is good), moments and average
  * begun anew, half the learning rate.  Moments of the best epoch are not kept: they would cost two more slabs on disk,
  * and those that led to a collapse are the last thing to keep.  A new start of AdamW is safe because its bias
@@ -24,7 +25,7 @@
 #define ROLLBACKS 3
 #define SKIPS_IN_ROW 3
 #define FALLEN 0.6
-#define ONE_CLASS_FALLEN 0.8
+#define LEARNT 1.5
 
 const char *dd_rollback_name(enum dd_rollback why) {
     static const char *const names[] = {
@@ -76,16 +77,29 @@ static bool one_class(const struct dd_run_state *state) {
     return same == state->n_dev;
 }
 
+/* Macro-F1 on dev of answering its most frequent class for every row. */
+static double majority_f1(const struct dd_run *run) {
+    uint32_t count[DD_MAX_CLASSES] = {0}, most = 0;
+    int present = 0;
+    for (uint32_t r = 0; r < run->dev.rows; r++) {
+        uint32_t now = ++count[run->dev.labels[r]];
+        present += now == 1;
+        most = DD_MAX(most, now);
+    }
+    double share = (double)most / run->dev.rows;
+    return 2.0 * share / (1.0 + share) / present;
+}
+
 /* What the guard makes of the epoch that has just been closed. */
 static enum dd_rollback judge(const struct dd_run *run) {
     const struct dd_epoch_metrics *last = &run->state.last, *best = &run->state.best;
     if (!isfinite(last->dev_loss)) {
         return DD_ROLLBACK_NOT_FINITE;
     }
-    if (best->epoch == last->epoch || !best_is_good(run)) {
+    if (best->epoch == last->epoch || !best_is_good(run) || best->macro_f1 < LEARNT * majority_f1(run)) {
         return DD_ROLLBACK_NONE;
     }
-    if (last->macro_f1 < ONE_CLASS_FALLEN * best->macro_f1 && one_class(&run->state)) {
+    if (one_class(&run->state)) {
         return DD_ROLLBACK_ONE_CLASS;
     }
     return last->macro_f1 < FALLEN * best->macro_f1 ? DD_ROLLBACK_F1_FELL : DD_ROLLBACK_NONE;

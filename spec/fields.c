@@ -424,11 +424,12 @@ const struct dd_spec_field dd_spec_fields[] = {
      AT(guard),
      .fallback = 1,
      .neutral = "true",
-     .help = "Watches for collapse: three steps in a row whose loss or gradient is not finite, one class predicted for "
-             "all dev rows with a macro-F1 below 0.8 of the best epoch's, or one below 0.6 of it.  Then the run goes "
-             "back to the best epoch's "
-             "weights with half the lr, at most three times.  A run without collapse has the same bits with and "
-             "without."},
+     .help =
+         "Watches for collapse: three steps in a row whose loss or gradient is not finite; or, once macro-F1 on dev "
+         "has "
+         "been 1.5 times that of answering the most frequent class, an epoch that gives one class alone or has less "
+         "than 0.6 of the best macro-F1. Then the run goes back to the best epoch's weights with half the lr, at "
+         "most three times. A run without collapse has the same bits with and without."},
     {.name = "ema",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,

@@ -68,8 +68,8 @@ export function mount(root, { parts }) {
           ? h('a', { href: href(['models', spec.teacher || spec.model]) }, shape(spec))
           : shape(spec),
         optimizerName(spec),
-        spec.task === 'distill' && `T ${spec.T}`,
-        spec.task === 'distill' && `α ${spec.alpha}`,
+        moving('T', spec.T, spec.T_end),
+        moving('α', spec.alpha, spec.alpha_end),
         `${t('column.seed')} ${spec.seed}`,
         ...(r.tags ?? spec.tags ?? []).map((tag) => h('a', { class: 'tag', href: href(['runs'], { tag }) }, tag)),
       ]
@@ -90,6 +90,10 @@ export function mount(root, { parts }) {
       );
     document.title = `${r.status === 'running' ? `${Math.round(100 * fraction(r))}% ` : ''}${r.name || `#${id}`} · distilld`;
   }
+
+  /** A setting that may move over the run; nothing where the spec has none. */
+  const moving = (label, from, to) =>
+    from !== undefined && (to === undefined ? `${label} ${from}` : `${label} ${from} → ${to}`);
 
   const fraction = (r) => (r.status === 'finished' ? 1 : r.progress?.steps ? r.progress.step / r.progress.steps : 0);
 
