@@ -144,6 +144,10 @@ bool dd_run_skips(const struct dd_run *run) {
 }
 
 enum dd_status dd_run_guard_step(struct dd_run *run, struct dd_error *err) {
+    if (run->state.skipped_in_row == 1) {
+        dd_run_log(run, DD_LOG_WARNING, "step %lld changed nothing: its loss or gradient is not finite",
+                   (long long)run->state.step);
+    }
     return run->state.skipped_in_row < SKIPS_IN_ROW ? DD_OK : roll_back(run, DD_ROLLBACK_NOT_FINITE, err);
 }
 

@@ -394,8 +394,9 @@ static void test_guard_gives_up(void **state) {
     attempt.spec.optimizer.warmup = 0;
     assert_int_equal(attempt_train(&attempt), DD_INVALID);
     assert_string_equal(attempt.err.code, "training_diverged");
-    assert_non_null(strstr(attempt.recorder.last_log, "rollback 3 of at most 3"));
-    assert_non_null(strstr(attempt.recorder.last_log, "the first weights"));
+    /* Three rollbacks, one of them after an evaluation, and the rows of skipped steps before and after the others. */
+    assert_int_equal(attempt.recorder.warnings, 6);
+    assert_non_null(strstr(attempt.recorder.last_log, "changed nothing"));
 }
 
 int main(void) {
