@@ -101,6 +101,9 @@ static const struct dd_field archive_query[] = {
 };
 static const struct dd_field compare_query[] = {
     {"ids", DD_FIELD_INT_LIST, .required = true, .least = 1, .most = 50, .help = "experiments, comma-separated"},
+    {"baseline", DD_FIELD_INT, .least = 1, .most = MAX_SAFE_INTEGER,
+     .help = "the one of them whose lead over the others is tested; the best when not given"},
+    {"metric", DD_FIELD_ENUM, .values = "macro_f1 accuracy", .otherwise = "macro_f1", .help = "what is tested"},
     END,
 };
 static const struct dd_field events_query[] = {

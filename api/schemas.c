@@ -82,19 +82,22 @@ static const struct schema schemas[] = {
     {"Difference", "field!:str values!:[any]"},
     {"ComparedRun", "id!:int name!:str status!:str tags!:[str] best!:Scores? last!:Scores? teacher!:TeacherScores? "
                     "retention!:Retention? model!:Student? progress!:Progress series!:{[any]}"},
-    {"Comparison", "ids!:[int] experiments!:[ComparedRun] differences!:[Difference]"},
+    {"Comparison", "ids!:[int] experiments!:[ComparedRun] differences!:[Difference] significance!:Significance?"},
+    {"Lead", "point:int id:int difference!:num? low!:num? high!:num? within_noise!:bool?"},
+    {"Significance", "test!:str metric!:str resamples!:int confidence!:num rows!:int baseline!:int others!:[Lead]"},
     {"SweepScore", "mean!:num? min!:num? max!:num? std!:num?"},
     {"SweepPoint", "point!:int values!:{any} experiments!:[int] states!:{int} n!:int macro_f1!:SweepScore "
                    "accuracy!:SweepScore retention!:num? seconds!:num? epochs_done!:int stopped!:str?"},
     {"SweepBest", "point!:int values!:{any} metric!:str score!:num runner_up!:int? difference!:num? "
-                  "standard_error!:num? within_noise!:bool?"},
+                  "standard_error!:num? within_noise!:bool? within_noise_test!:str"},
     {"SweepRung", "rung!:int epoch!:int points!:int promoted!:int"},
     {"SweepAsha", "min_epochs!:int eta!:int metric!:str rungs:[SweepRung]"},
     {"SweepProgress", "total!:int queued!:int running!:int paused!:int finished!:int failed!:int cancelled!:int"},
     {"Sweep",
      "id!:int name!:str status!:running|finished|cancelled created_at!:time? base!:obj grid:{any} random:{any} "
      "count:int seed:int seeds:[int] axes!:[str] points_total!:int progress!:SweepProgress "
-     "points:[SweepPoint] best:SweepBest? asha:SweepAsha epochs_done:int epochs_total:int"},
+     "points:[SweepPoint] best:SweepBest? asha:SweepAsha epochs_done:int epochs_total:int "
+     "significance:Significance?"},
     {"SweepList", PAGE("Sweep")},
     {"Workers", "total!:int busy!:int"},
     {"Queue", "queued!:int running!:int paused!:int finished!:int failed!:int cancelled!:int"},

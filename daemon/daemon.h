@@ -267,7 +267,21 @@ void dd_sweep_pointer(const struct dd_sweep_plan *plan, const cJSON *body, size_
 
 /* Adds "points" and "best" to the answer.  metric: "macro_f1" or "accuracy". */
 void dd_sweep_table(cJSON *json, const cJSON *plan, const struct dd_experiment *runs, size_t count, const char *metric);
+/* The n points of that answer, best first by their mean; without memory in their own order. */
+void dd_sweep_ranking(const cJSON *json, const char *metric, int64_t *ret_points, size_t n);
 void dd_sweep_csv(const cJSON *json, struct dd_buffer *out); /* of what dd_sweep_table made */
+
+/* --- significance.c -------------------------------------------------------------------------------------------------
+ */
+
+/* The lead of group 0 over each other group by the paired bootstrap: {"test","metric",…,"baseline","others":[{key,
+ * "difference","low","high","within_noise"}]}, or JSON null when group 0 has no predictions.  group[i] in [0, n_groups)
+ * is the group of runs[i], -1 none; names[g] goes under key, and names[0] under "baseline".  A group on other dev rows
+ * has nulls; so have the last ones where all would take too long. */
+enum dd_status dd_significance(struct dd_daemon *daemon, const struct dd_experiment *runs, size_t count,
+                               const int *group, size_t n_groups, const int64_t *names, const char *key,
+                               bool by_accuracy, const struct dd_cancel *cancel, cJSON **ret_json,
+                               struct dd_error *err) DD_MUST_CHECK;
 
 /* --- sweep_news.c ---------------------------------------------------------------------------------------------------
  */

@@ -1,5 +1,5 @@
-/* GET /compare: series of several runs side by side, and the fields in which their specs differ.
- * Threads: request threads.
+/* GET /compare: series of several runs side by side, the fields in which their specs differ, and whether the best of
+ * them leads by more than noise. Threads: request threads.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -95,9 +95,10 @@ static void add_differences(cJSON *list, cJSON *const *specs, size_t n, const ch
     }
 }
 
-/* One run into the answer; its resolved spec, without what merely labels it, into *ret_spec. */
-static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs, cJSON **ret_spec,
-                              struct dd_error *err) {
+/* One run into the answer; its record into *ret_run and its resolved spec, without what merely labels it, into
+ * *ret_spec. */
+static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs, struct dd_experiment *ret_run,
+                              cJSON **ret_spec, struct dd_error *err) {
     static const char *const kept[] = {"id",      "name",      "status", "tags",     "best",      "last",
                                        "teacher", "retention", "model",  "progress", "created_at"};
     struct dd_experiment e;
@@ -122,7 +123,46 @@ static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs,
             cJSON_DeleteItemFromObjectCaseSensitive(*ret_spec, labels[i]);
     }
     free(rows);
-    dd_experiment_release(&e);
+    if (status == DD_OK)
+        *ret_run = e;
+    else
+        dd_experiment_release(&e);
+    return status;
+}
+
+/* The baseline's lead over the others: the one asked for, else the best.  A run that is named twice counts once. */
+static enum dd_status add_significance(struct dd_daemon *daemon, const struct dd_api_call *call,
+                                       const struct dd_experiment *list, size_t n, cJSON *json, struct dd_error *err) {
+    const char *metric = dd_api_param(call, "metric");
+    bool by_accuracy = metric != NULL && strcmp(metric, "accuracy") == 0;
+    int64_t wanted = dd_api_param_int(call, "baseline", 0), names[MAX_IDS];
+    int group[MAX_IDS];
+    size_t base = n, groups = 1;
+    double top = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        double score = list[i].best.epoch == 0 ? NAN : by_accuracy ? list[i].best.accuracy : list[i].best.macro_f1;
+        if (wanted == 0 ? score > top : list[i].id == wanted) {
+            top = score;
+            base = i;
+        }
+    }
+    if (wanted != 0 && base == n)
+        return dd_fail(err, DD_INVALID, "parameter_invalid", "baseline must be one of ids, got %" PRId64, wanted);
+    cJSON *significance = NULL;
+    for (size_t i = 0; i < n && base < n; i++) {
+        bool seen = false;
+        for (size_t k = 0; k < i; k++)
+            seen |= list[k].id == list[i].id;
+        group[i] = list[i].id == list[base].id ? (i == base ? 0 : -1) : seen ? -1 : (int)groups++;
+        if (group[i] >= 0)
+            names[group[i]] = list[i].id;
+    }
+    enum dd_status status = DD_OK;
+    if (base < n)
+        status =
+            dd_significance(daemon, list, n, group, groups, names, "id", by_accuracy, call->cancel, &significance, err);
+    if (status == DD_OK)
+        cJSON_AddItemToObject(json, "significance", significance != NULL ? significance : cJSON_CreateNull());
     return status;
 }
 
@@ -131,10 +171,11 @@ enum dd_status dd_compare_op(void *context, const struct dd_api_call *call, stru
     struct dd_daemon *daemon = context;
     const char *ids = dd_api_param(call, "ids");
     cJSON *specs[MAX_IDS] = {NULL};
+    struct dd_experiment *rows = dd_calloc(MAX_IDS, sizeof *rows);
     size_t n = 0;
     cJSON *json = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(json, "ids");
     cJSON *runs = cJSON_AddArrayToObject(json, "experiments");
-    enum dd_status status = DD_OK;
+    enum dd_status status = rows != NULL ? DD_OK : dd_fail_memory(&problem->error, MAX_IDS * sizeof *rows);
     for (const char *p = ids; p != NULL && *p != '\0' && n < MAX_IDS && status == DD_OK;) {
         char *end;
         int64_t id = strtoll(p, &end, 10);
@@ -143,14 +184,17 @@ enum dd_status dd_compare_op(void *context, const struct dd_api_call *call, stru
             break;
         }
         cJSON_AddItemToArray(list, cJSON_CreateNumber((double)id));
-        status = add_run(daemon, id, runs, &specs[n], &problem->error);
+        status = add_run(daemon, id, runs, &rows[n], &specs[n], &problem->error);
         n += status == DD_OK;
         p = end + (*end == ',');
     }
     if (status == DD_OK && n > 0)
         add_differences(cJSON_AddArrayToObject(json, "differences"), specs, n, NULL);
+    if (status == DD_OK)
+        status = add_significance(daemon, call, rows, n, json, &problem->error);
     for (size_t i = 0; i < n; i++)
         cJSON_Delete(specs[i]);
+    dd_experiments_free(rows, n);
     if (status == DD_OK)
         result->json = json;
     else

@@ -65,8 +65,39 @@ static enum dd_status put_rungs(struct dd_daemon *daemon, int64_t id, cJSON *ash
     return status;
 }
 
-static enum dd_status answer(struct dd_daemon *daemon, int64_t id, const char *metric, cJSON **ret_json,
+/* The best point's lead over every other, once the sweep stands still: while it runs, the best changes with every
+ * epoch, and the time is better spent on training. */
+static enum dd_status put_significance(struct dd_daemon *daemon, const struct dd_experiment *runs, size_t count,
+                                       bool by_accuracy, const struct dd_cancel *cancel, cJSON *json,
+                                       struct dd_error *err) {
+    const cJSON *best = cJSON_GetObjectItemCaseSensitive(json, "best");
+    const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "status"));
+    cJSON *significance = NULL;
+    if (!cJSON_IsObject(best) || strcmp(state, "running") == 0) {
+        cJSON_AddNullToObject(json, "significance");
+        return DD_OK;
+    }
+    size_t n = (size_t)cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(json, "points"));
+    DD_CLEANUP(dd_free_ptr) int *group = dd_calloc(count, sizeof *group);
+    DD_CLEANUP(dd_free_ptr) int *order = dd_calloc(n, sizeof *order);
+    DD_CLEANUP(dd_free_ptr) int64_t *names = dd_calloc(n, sizeof *names);
+    if (group == NULL || order == NULL || names == NULL)
+        return dd_fail_memory(err, count * sizeof *group);
+    dd_sweep_ranking(json, by_accuracy ? "accuracy" : "macro_f1", names, n);
+    for (size_t g = 0; g < n; g++)
+        order[names[g]] = (int)g;
+    for (size_t i = 0; i < count; i++)
+        group[i] = runs[i].sweep_point >= 0 && (size_t)runs[i].sweep_point < n ? order[runs[i].sweep_point] : -1;
+    enum dd_status status =
+        dd_significance(daemon, runs, count, group, n, names, "point", by_accuracy, cancel, &significance, err);
+    if (status == DD_OK)
+        cJSON_AddItemToObject(json, "significance", significance);
+    return status;
+}
+
+static enum dd_status answer(struct dd_daemon *daemon, int64_t id, const struct dd_api_call *call, cJSON **ret_json,
                              struct dd_error *err) {
+    const char *metric = dd_api_param(call, "metric");
     DD_CLEANUP(dd_sweep_release) struct dd_sweep sweep = {0};
     DD_CLEANUP(dd_free_ptr) char *next = NULL;
     struct dd_experiment *runs = NULL;
@@ -86,6 +117,9 @@ static enum dd_status answer(struct dd_daemon *daemon, int64_t id, const char *m
     put_cost(json, runs, count);
     if (sweep.asha.min_epochs > 0)
         status = put_rungs(daemon, id, cJSON_GetObjectItemCaseSensitive(json, "asha"), err);
+    if (status == DD_OK)
+        status = put_significance(daemon, runs, count, metric != NULL && strcmp(metric, "accuracy") == 0, call->cancel,
+                                  json, err);
     dd_experiments_free(runs, count);
     if (status == DD_OK && json == NULL)
         status = dd_fail_json(err);
@@ -181,8 +215,9 @@ static enum dd_status answer_dry(const struct dd_sweep *sweep, const struct dd_s
     return json != NULL ? DD_OK : dd_fail_json(err);
 }
 
-static enum dd_status queue(struct dd_daemon *daemon, const struct dd_sweep *sweep, const struct dd_experiment *rows,
-                            size_t n, struct dd_api_result *result, struct dd_error *err) {
+static enum dd_status queue(struct dd_daemon *daemon, const struct dd_api_call *call, const struct dd_sweep *sweep,
+                            const struct dd_experiment *rows, size_t n, struct dd_api_result *result,
+                            struct dd_error *err) {
     int64_t id = 0, first = 0;
     enum dd_status status = dd_storage_sweep_insert(daemon->storage, sweep, rows, n, &id, &first, err);
     if (status != DD_OK)
@@ -193,7 +228,7 @@ static enum dd_status queue(struct dd_daemon *daemon, const struct dd_sweep *swe
     dd_log(DD_LOG_INFO, "service", "sweep %" PRId64 ": %zu runs queued", id, n);
     snprintf(result->location, sizeof result->location, "/api/v1/sweeps/%" PRId64, id);
     result->http_status = 201;
-    return answer(daemon, id, NULL, &result->json, err);
+    return answer(daemon, id, call, &result->json, err);
 }
 
 enum dd_status dd_sweep_create_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
@@ -218,7 +253,7 @@ enum dd_status dd_sweep_create_op(void *context, const struct dd_api_call *call,
     if (status == DD_OK && dd_api_param_bool(call, "dry_run"))
         status = answer_dry(&sweep, &plan, rows, n, seconds, result, &problem->error);
     else if (status == DD_OK)
-        status = queue(daemon, &sweep, rows, n, result, &problem->error);
+        status = queue(daemon, call, &sweep, rows, n, result, &problem->error);
     dd_experiments_free(rows, n);
     free(sweep.base_json);
     free(sweep.plan_json);
@@ -263,7 +298,7 @@ enum dd_status dd_sweep_list_op(void *context, const struct dd_api_call *call, s
 enum dd_status dd_sweep_get_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
                                struct dd_problem *problem) {
     cJSON *json = NULL;
-    enum dd_status status = answer(context, call->id, dd_api_param(call, "metric"), &json, &problem->error);
+    enum dd_status status = answer(context, call->id, call, &json, &problem->error);
     if (status != DD_OK)
         return status;
     const char *format = dd_api_param(call, "format");
@@ -292,5 +327,5 @@ enum dd_status dd_sweep_cancel_op(void *context, const struct dd_api_call *call,
         dd_publish_status(daemon, ids[i]);
     }
     result->http_status = 202;
-    return answer(daemon, call->id, NULL, &result->json, &problem->error);
+    return answer(daemon, call->id, call, &result->json, &problem->error);
 }

@@ -118,6 +118,7 @@ static void put_best(cJSON *json, const cJSON *points, const struct spread *spre
         cJSON_AddBoolToObject(row, "within_noise", difference <= ERRORS_APART * error);
     else
         cJSON_AddNullToObject(row, "within_noise");
+    cJSON_AddStringToObject(row, "within_noise_test", "two standard errors over the seeds");
 }
 
 void dd_sweep_table(cJSON *json, const cJSON *plan, const struct dd_experiment *runs, size_t count,
@@ -136,6 +137,37 @@ void dd_sweep_table(cJSON *json, const cJSON *plan, const struct dd_experiment *
     }
     put_best(json, points, spreads, spreads != NULL ? n : 0, metric);
     free(spreads);
+}
+
+struct rank {
+    double mean;
+    int64_t point;
+};
+
+static int better_first(const void *a, const void *b) {
+    const struct rank *x = a, *y = b;
+    if (x->mean != y->mean)
+        return x->mean < y->mean ? 1 : -1;
+    return (x->point > y->point) - (x->point < y->point);
+}
+
+void dd_sweep_ranking(const cJSON *json, const char *metric, int64_t *ret_points, size_t n) {
+    struct rank *ranks = dd_calloc(n, sizeof *ranks);
+    const cJSON *row;
+    size_t i = 0;
+    cJSON_ArrayForEach(row, cJSON_GetObjectItemCaseSensitive(json, "points")) {
+        const cJSON *mean = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(row, metric), "mean");
+        if (ranks != NULL && i < n)
+            ranks[i] = (struct rank){cJSON_IsNumber(mean) ? mean->valuedouble : -INFINITY, (int64_t)i};
+        if (i < n)
+            ret_points[i] = (int64_t)i;
+        i++;
+    }
+    if (ranks != NULL)
+        qsort(ranks, n, sizeof *ranks, better_first);
+    for (i = 0; ranks != NULL && i < n; i++)
+        ret_points[i] = ranks[i].point;
+    free(ranks);
 }
 
 /* --- CSV ------------------------------------------------------------------------------------------------------------

@@ -255,6 +255,23 @@ void dd_report_release(struct dd_report *report);
 /* The text that scikit-learn prints with target_names and digits, byte for byte (widths count code points). */
 void dd_report_text(const struct dd_report *report, const char *const *class_names, int digits, struct dd_buffer *out);
 
+/* --- is a difference more than noise? (bootstrap.c) -------------------------------------------------------------- */
+
+/* Paired bootstrap over rows: each resample draws n of the n rows with replacement, the same for all runs, by Philox
+ * from the seed.  scores [n_runs, resamples + 1]: a run's score of the rows as they are, then of each resample; macro
+ * F1 over the classes that occur in gold or predicted (scikit-learn's f1_score(average="macro", zero_division=0)), or
+ * accuracy. gold, predicted[run]: [n] in [0, n_classes).  Errors: no rows, labels out of range, memory, DD_STOPPED. */
+enum dd_status dd_bootstrap_scores(const int32_t *gold, size_t n, int n_classes, const int32_t *const *predicted,
+                                   size_t n_runs, bool by_accuracy, int resamples, uint64_t seed,
+                                   const struct dd_cancel *cancel, double *scores, struct dd_error *err) DD_MUST_CHECK;
+struct dd_interval {
+    double difference, low, high;
+};
+/* Mean score of the runs a less that of the runs b, each a list of rows of scores; low and high are the percentiles of
+ * the resamples that leave (1 - confidence)/2 on either side (numpy.percentile).  scratch: [resamples]. */
+struct dd_interval dd_bootstrap_difference(const double *scores, int resamples, const size_t *a, size_t n_a,
+                                           const size_t *b, size_t n_b, double confidence, double *scratch);
+
 /* --- prediction (predict.c) ------------------------------------------------------------------------------------- */
 
 /* logits [n, n_labels] in the order of rows; batches are packed and sorted by length inside. pool may be shared with

@@ -16,7 +16,8 @@ enum dd_purpose {
     DD_PURPOSE_SPLIT,
     DD_PURPOSE_DROPOUT,
     DD_PURPOSE_SEED,
-    DD_PURPOSE_AUGMENT
+    DD_PURPOSE_AUGMENT,
+    DD_PURPOSE_BOOTSTRAP = 15
 };
 struct dd_stream {
     uint64_t seed;

@@ -10,4 +10,7 @@ enum dd_status dd_report_compute_labels(const int32_t *gold, const int32_t *pred
                                         const int *labels, int n_labels, struct dd_report *ret_report,
                                         struct dd_error *err) DD_MUST_CHECK;
 
+/* bootstrap.c: the rows that a resample draws, [n].  n below 2^32. */
+void dd_bootstrap_rows(uint64_t seed, int resample, size_t n, uint32_t *rows);
+
 #endif

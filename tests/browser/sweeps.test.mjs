@@ -32,7 +32,7 @@ afterEach(() => browser?.closeContexts());
 
 test('a sweep by the form becomes a heat map of the daemon’s means', { skip }, async () => {
   const page = await browser.open(`${daemon.url}/sweeps?dataset=news&teacher=teacher&max_length=16`);
-  await page.getByLabel('Epochs').fill('2');
+  await page.getByLabel('Epochs', { exact: true }).fill('2');
   await page.getByLabel('One axis a line').fill('T: 1, 4\nalpha: 0.2, 7');
   await page.locator('.new-side p', { hasText: '/grid/alpha/1' }).waitFor();
   await page.getByLabel('One axis a line').fill('T: 1, 4\nalpha: 0.2, 0.9');
@@ -50,6 +50,7 @@ test('a sweep by the form becomes a heat map of the daemon’s means', { skip },
   );
   assert.deepEqual(cells, means.map(digits));
   assert.match(await page.locator('.heat td.best').textContent(), new RegExp(digits(sweep.best.score)));
+  assert.match(await page.locator('.lead').first().textContent(), /of the 3 other points cannot be told from it\. Paired bootstrap over 60 dev rows/);
   await page.getByLabel('Across').selectOption('alpha');
   await page.waitForURL(/hx=alpha/);
   const turned = await browser.open(page.url(), { context: page.context() });
@@ -62,10 +63,34 @@ test('a sweep by the form becomes a heat map of the daemon’s means', { skip },
   await turned.locator('.heat tbody td a').first().focus();
   await turned.keyboard.press('Enter');
   await turned.waitForURL(/compare\?ids=\d+%2C\d+|compare\?ids=\d+,\d+/);
+  const rows = turned.getByRole('region', { name: 'Is the lead noise?' }).locator('tbody tr');
+  await rows.first().waitFor();
+  assert.equal(await rows.count(), 1);
+  assert.match(await rows.first().textContent(), /(within|more than) noise/);
   assert.deepEqual(
     page.faults.filter((f) => !f.includes('422')),
     [],
   );
+});
+
+test('a sweep that decides: the form asks for it, the page says what it did', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/sweeps?dataset=news&teacher=teacher&max_length=16`);
+  await page.getByLabel('Epochs', { exact: true }).fill('4');
+  await page.getByLabel('One axis a line').fill('T: 1, 2, 4');
+  await page.getByLabel('Seeds', { exact: true }).fill('1');
+  await page.getByLabel('Stop hopeless points early').check();
+  await page.getByLabel('Epochs before the first decision').fill('4');
+  await page.locator('.new-side p', { hasText: '/asha/min_epochs' }).waitFor();
+  await page.getByLabel('Epochs before the first decision').fill('2');
+  await page.getByRole('button', { name: 'Queue the sweep' }).click();
+  await page.waitForURL(/sweeps\/\d+/);
+  await page.locator('.run-state .status.finished').waitFor({ timeout: 60_000 });
+  await page.locator('.lead', { hasText: 'After epoch 2: 3 points, 1 went on. 8 of 12 epochs so far' }).waitFor();
+  const { points } = await daemon.get(`/sweeps/${/sweeps\/(\d+)/.exec(page.url())[1]}`);
+  const halted = points.find((p) => p.stopped).experiments[0];
+  const run = await browser.open(`${daemon.url}/runs/${halted}`, { context: page.context() });
+  await run.locator('.run-state', { hasText: 'asha rung 1' }).waitFor();
+  assert.deepEqual(page.faults.filter((f) => !f.includes('422')), []);
 });
 
 test('axe finds nothing on the Sweeps pages', { skip }, async () => {

@@ -54,6 +54,18 @@ test('a grid with seeds: every point, mean and spread of its runs, and the best'
   const error = Math.sqrt(best.std ** 2 / 2 + second.std ** 2 / 2);
   assert.ok(Math.abs(sweep.best.standard_error - error) < 1e-12);
   assert.equal(sweep.best.within_noise, best.mean - second.mean <= 2 * error);
+  assert.equal(sweep.best.within_noise_test, 'two standard errors over the seeds');
+  const { significance } = sweep;
+  assert.deepEqual([significance.metric, significance.rows, significance.baseline], ['macro_f1', 60, sweep.best.point]);
+  assert.equal(significance.others.length, 3);
+  for (const row of significance.others) {
+    const point = sweep.points[row.point].macro_f1;
+    assert.ok(Math.abs(row.difference - (best.mean - point.mean)) < 1e-12, 'the means of the runs');
+    assert.ok(row.low <= row.high);
+    assert.equal(row.within_noise, row.low <= 0 && row.high >= 0);
+  }
+  assert.deepEqual((await daemon.get(`/sweeps/${sweep.id}`)).significance, significance, 'the same every time');
+  assert.equal((await daemon.get(`/sweeps/${sweep.id}?metric=accuracy`)).significance.metric, 'accuracy');
   const listed = await daemon.get(`/experiments?sweep=${sweep.id}&limit=500`);
   assert.equal(listed.items.length, 8);
   const csv = await daemon.call('GET', `/sweeps/${sweep.id}`, undefined, { Accept: 'text/csv' });
@@ -62,6 +74,34 @@ test('a grid with seeds: every point, mean and spread of its runs, and the best'
   assert.equal(lines[0].split(',').slice(0, 5).join(), 'point,T,optimizer.lr,n,macro_f1_mean');
   assert.equal(Number(lines[1].split(',')[4]), sweep.points[0].macro_f1.mean);
   assert.equal((await daemon.get('/sweeps')).items[0].id, sweep.id);
+});
+
+test('compare says by how much the best leads, and the reverse for another baseline', { skip }, async () => {
+  const made = await Promise.all([
+    daemon.post('/experiments', { ...base(), epochs: 4, optimizer: { lr: 1e-3 } }),
+    daemon.post('/experiments', { ...base(), epochs: 1, optimizer: { lr: 1e-7 } }),
+  ]);
+  const [best, worst] = await Promise.all(made.map(({ id }) => daemon.waitState(id, 'finished')));
+  assert.ok(best.best.macro_f1 > worst.best.macro_f1);
+  const path = `/compare?ids=${worst.id},${best.id},${worst.id}`;
+  const { significance } = await daemon.get(path);
+  assert.equal(significance.baseline, best.id);
+  assert.deepEqual(significance.others.map((row) => row.id), [worst.id]);
+  const [lead] = significance.others;
+  assert.ok(Math.abs(lead.difference - (best.best.macro_f1 - worst.best.macro_f1)) < 1e-12);
+  const back = (await daemon.get(`${path}&baseline=${worst.id}`)).significance;
+  assert.equal(back.baseline, worst.id);
+  for (const [a, b] of [['difference', 'difference'], ['low', 'high'], ['high', 'low']])
+    assert.ok(Math.abs(back.others[0][a] + lead[b]) < 1e-12, a);
+  const self = (await daemon.get(`/compare?ids=${best.id}`)).significance;
+  assert.deepEqual(self.others, []);
+  assert.equal((await daemon.call('GET', `${path}&baseline=999999`)).status, 422);
+  // other dev rows: nothing can be said, and that is said
+  await daemon.upload('other', { train: { text: topics(60, 3), filename: 'train.tsv' }, dev: { text: topics(60, 9), filename: 'dev.tsv' } });
+  const { id } = await daemon.post('/experiments', { ...base(), dataset: 'other', epochs: 1 });
+  await daemon.waitState(id, 'finished');
+  const mixed = (await daemon.get(`/compare?ids=${best.id},${id}&baseline=${best.id}`)).significance;
+  assert.deepEqual(mixed.others, [{ id, difference: null, low: null, high: null, within_noise: null }]);
 });
 
 test('random axes: within their bounds, the same for the same seed, other for another', { skip }, async () => {

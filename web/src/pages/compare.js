@@ -3,7 +3,7 @@
 // page is, from the same store.
 import { fill, h } from '../dom.js';
 import { t } from '../i18n.js';
-import { explain, get } from '../api.js';
+import { explain, get, query } from '../api.js';
 import { chartPanel } from '../chartpanel.js';
 import { runColour, runDash, runSymbol } from '../colour.js';
 import { bytes, delta, duration, number, percent, score, shortScore } from '../format.js';
@@ -11,6 +11,7 @@ import { attempt, chip, notice, segmented } from '../widgets.js';
 import { href, route, setParams } from '../router.js';
 import { loadMetrics, loadRun, loadRuns, metricsOf, on, run } from '../store.js';
 import { smooth } from '../smooth.js';
+import { leadTable } from './lead.js';
 import { confusionDifference, differs, flatten, parallelOf, seedGroups } from './compare-parts.js';
 
 const MOST = 50;
@@ -29,6 +30,7 @@ export function mount(root) {
   const scatters = h('div', { class: 'charts two' });
   const parallels = h('div', { class: 'charts' });
   const confusion = h('section', {});
+  const lead = h('div', { class: 'scroll-x', tabindex: '0', role: 'region', 'aria-label': t('lead.title') });
   const body = h(
     'div',
     {},
@@ -36,6 +38,8 @@ export function mount(root) {
     chartsHost,
     h('h2', { class: 'section' }, t('compare.scores')),
     table,
+    h('h2', { class: 'section' }, t('lead.title')),
+    lead,
     h('h2', { class: 'section' }, t('compare.specs')),
     specs,
     h('h2', { class: 'section' }, t('compare.trade')),
@@ -378,6 +382,18 @@ export function mount(root) {
   }
 
   // ---- frame ----
+  // ---- is the lead noise? The daemon's answer for the baseline that was chosen, else for the best of them ----
+  let askedLead = 0;
+  async function drawLead() {
+    const mine = ++askedLead;
+    const base = ids.includes(Number(param('base'))) ? Number(param('base')) : null;
+    const answer = await get(`compare${query({ ids: ids.join(','), baseline: base })}`).catch(() => null);
+    if (mine !== askedLead) return;
+    const significance = answer?.significance;
+    if (significance?.others.length) fill(lead, leadTable(significance, (row) => label(row.id), label(significance.baseline)));
+    else fill(lead, h('p', { class: 'faint' }, t('lead.none')));
+  }
+
   function drawControls() {
     const at = param('at') ?? 'best';
     fill(
@@ -519,6 +535,7 @@ export function mount(root) {
     }
     redraw();
     drawConfusion();
+    drawLead();
   }
 
   // ---- with nothing chosen: the newest runs as a suggestion ----
@@ -559,6 +576,7 @@ export function mount(root) {
       if (vs !== shownVs && ids.length) {
         shownVs = vs;
         drawConfusion();
+        drawLead();
       }
     },
     keys: {},

@@ -103,6 +103,7 @@ export function mount(root, { parts }) {
       statusMark(r.status),
       r.pause_requested && t('run.pausing'),
       r.cancel_requested && t('run.cancelling'),
+      r.stopped && h('span', {}, t(r.status === 'paused' ? 'run.rung_waits' : 'run.rung_stopped', { rung: r.stopped })),
       progressBar(fraction(r), t('column.progress')),
       h('span', { class: 'num' }, t('run.epoch_of', { epoch: p.epoch ?? 0, epochs: p.epochs ?? r.spec.epochs })),
     ];

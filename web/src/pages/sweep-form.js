@@ -47,12 +47,21 @@ export function sweepForm() {
   const seeds = h('input', { type: 'text', id: 'sweep-seeds', value: '1, 2, 3', oninput: changed });
   const count = h('input', { type: 'text', id: 'sweep-count', inputmode: 'numeric', value: '20', oninput: changed });
   const countRow = h('div', { class: 'form-row', hidden: true }, h('label', { for: 'sweep-count' }, t('sweeps.count')), count);
+  const asha = h('input', { type: 'checkbox', id: 'sweep-asha', 'aria-describedby': 'sweep-asha-help', oninput: changed });
+  const minEpochs = h('input', { type: 'text', id: 'sweep-min-epochs', inputmode: 'numeric', value: '1', oninput: changed });
+  const eta = h('input', { type: 'text', id: 'sweep-eta', inputmode: 'numeric', value: '3', oninput: changed });
   const preview = h('p', { role: 'status', class: 'strong' });
   const fault = h('div', { class: 'bad', role: 'alert' });
   const curl = h('div', {});
   const lists = { datasets: h('datalist', { id: 'sweep-datasets' }), models: h('datalist', { id: 'sweep-models' }) };
   const row = (id, label, input, help) =>
     h('div', { class: 'form-row' }, h('label', { for: id }, label), input, help && h('small', { class: 'faint', id: `${id}-help` }, help));
+  const ashaRows = h(
+    'div',
+    { hidden: true },
+    row('sweep-min-epochs', t('sweeps.min_epochs'), minEpochs),
+    row('sweep-eta', t('sweeps.eta'), eta),
+  );
   const element = h(
     'section',
     {},
@@ -77,6 +86,8 @@ export function sweepForm() {
           row('sweep-axes', t('sweeps.axes_lines'), axes, t('sweeps.axes_help')),
           countRow,
           row('sweep-seeds', t('sweeps.seeds'), seeds, t('sweeps.seeds_help')),
+          row('sweep-asha', t('sweeps.asha'), asha, t('sweeps.asha_help')),
+          ashaRows,
         ),
         h('div', { class: 'dialog-foot' }, h('button', { type: 'submit', class: 'primary' }, t('sweeps.submit'))),
       ),
@@ -105,6 +116,8 @@ export function sweepForm() {
     if (random) Object.assign(body, { random: parsed, count: Number(count.value) });
     else body.grid = parsed;
     if (list.length) body.seeds = list;
+    ashaRows.hidden = !asha.checked;
+    if (asha.checked) body.asha = { min_epochs: Number(minEpochs.value), eta: Number(eta.value) };
     return body;
   }
 

@@ -11,6 +11,7 @@ import { duration, percent, shortTime, score } from '../format.js';
 import { attempt, confirmDialog, curlFor, progressBar, segmented, statusMark, teach } from '../widgets.js';
 import { href, route, setParams } from '../router.js';
 import { on, run } from '../store.js';
+import { intervalText, testText, ties, verdict } from './lead.js';
 import { cellsOf, lineSeries, showValue, spreadText } from './sweep-parts.js';
 import { sweepForm } from './sweep-form.js';
 
@@ -147,8 +148,18 @@ function one(root, id) {
               values: showValue(runner.values),
               difference: score(best.difference),
             }),
+          ' ',
+          sweep.significance &&
+            `${t('sweeps.ties', { n: ties(sweep.significance), others: sweep.significance.others.length })} ${testText(sweep.significance)}`,
         ),
+      sweep.asha && h('p', { class: 'lead' }, ashaText()),
     );
+  }
+  /** What successive halving has done so far, and what it has spared. */
+  function ashaText() {
+    const rungs = sweep.asha.rungs.map((r) => t('sweeps.rung', { epoch: r.epoch, points: r.points, promoted: r.promoted }));
+    const cost = { done: sweep.epochs_done, total: sweep.epochs_total, share: percent(sweep.epochs_done / (sweep.epochs_total || 1)) };
+    return [t('sweeps.asha_rule', { eta: sweep.asha.eta }), ...rungs, t('sweeps.asha_cost', cost)].join(' ');
   }
   /** The first run of each of the four best points. */
   function bestIds() {
@@ -219,6 +230,8 @@ function one(root, id) {
   function drawTable() {
     const m = metric();
     const ranked = [...sweep.points].sort((a, b) => (b[m].mean ?? -1) - (a[m].mean ?? -1));
+    const leads = new Map((sweep.significance?.others ?? []).map((row) => [row.point, row]));
+    const columns = ['n', 'mean', 'std', 'min', 'max', 'retention', 'time', sweep.asha && 'epochs', leads.size && 'lead', 'runs'].filter(Boolean);
     fill(
       table,
       h('h2', { class: 'section' }, t('sweeps.all_points')),
@@ -228,7 +241,7 @@ function one(root, id) {
         h(
           'table',
           { class: 'data wide' },
-          h('thead', {}, h('tr', {}, sweep.axes.map((a) => h('th', { scope: 'col' }, a)), ['n', 'mean', 'std', 'min', 'max', 'retention', 'time', 'runs'].map((c) => h('th', { scope: 'col', class: 'num' }, t(`sweeps.${c}`))))),
+          h('thead', {}, h('tr', {}, sweep.axes.map((a) => h('th', { scope: 'col' }, a)), columns.map((c) => h('th', { scope: 'col', class: 'num' }, t(`sweeps.${c}`))))),
           h(
             'tbody',
             {},
@@ -242,6 +255,8 @@ function one(root, id) {
                 ['std', 'min', 'max'].map((k) => h('td', { class: 'num' }, score(p[m][k]))),
                 h('td', { class: 'num' }, percent(p.retention)),
                 h('td', { class: 'num' }, duration(p.seconds)),
+                sweep.asha && h('td', { class: 'num', title: p.stopped }, String(p.epochs_done)),
+                leads.size > 0 && h('td', { class: 'num' }, leads.has(p.point) ? `${intervalText(leads.get(p.point))} · ${verdict(leads.get(p.point))}` : t('sweeps.best_mark')),
                 h('td', { class: 'num' }, p.experiments.map((e) => h('a', { href: href(['runs', String(e)]) }, `#${e} `))),
               ),
             ),
