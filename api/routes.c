@@ -47,6 +47,10 @@ static const struct dd_field experiment_create_query[] = {
      .help = "1: answer the resolved spec and the memory and time estimates without queueing"},
     END,
 };
+static const struct dd_field gc_query[] = {
+    {"dry_run", DD_FIELD_BOOL, .otherwise = "0", .help = "1: only say what would be removed"},
+    END,
+};
 static const struct dd_field sweep_create_query[] = {
     {"dry_run", DD_FIELD_BOOL, .otherwise = "0", .help = "1: check every point and answer the table without queueing"},
     END,
@@ -315,6 +319,9 @@ static const struct dd_route routes[] = {
     {DD_GET, V1 "/system", OP(system), .success = 200, .flags = DD_ROUTE_NO_CACHE, .produces = JSON_ONLY,
      .response = "System", .tag = "server", .operation_id = "get_system",
      .summary = "Version, CPU, threads, workers, queue, disk"},
+    {DD_POST, V1 "/gc", OP(gc), .success = 200, .flags = DD_ROUTE_HEAVY, .query = gc_query, .produces = JSON_ONLY,
+     .response = "Removals", .tag = "server", .operation_id = "collect_garbage",
+     .summary = "Remove now what the configured retention does not keep"},
     {DD_GET, V1 "/openapi.json", 0, DD_BUILTIN_OPENAPI, .success = 200, .produces = JSON_ONLY, .response = "Object",
      .tag = "server", .operation_id = "get_openapi", .summary = "This document"},
     {DD_GET, "/healthz", 0, DD_BUILTIN_HEALTH, .success = 200, .flags = DD_ROUTE_OPEN | DD_ROUTE_NO_CACHE,

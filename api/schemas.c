@@ -22,6 +22,8 @@ struct schema {
 static const struct schema schemas[] = {
     {"Object", ""},
     {"Health", "status:str"},
+    {"Removal", "kind!:str name!:str bytes!:int reason!:str"},
+    {"Removals", "items!:[Removal] bytes!:int dry_run!:bool more!:bool"},
     {"Session", "required!:bool name!:str? scope!:str expires_at!:time?"},
     {"Fault", "pointer!:str detail!:str"},
     {"Problem", "type!:str title!:str status!:int code!:str detail!:str request_id!:str errors:[Fault] "

@@ -18,6 +18,8 @@
 
 #define STOP_MS 4500 /* of the five seconds that are promised */
 #define DRAIN_MS 1000
+#define RETENTION_SECONDS 3600
+#define RETENTION_ITEMS 50
 #define MODEL_CACHE_SHARE 16 /* of the memory limit, for models that answer predict */
 
 static void log_setup(const struct dd_options *options) {
@@ -159,13 +161,29 @@ static void reload(const struct dd_options *o) {
     dd_notify("READY=1");
 }
 
-static void wait_for_end(const struct dd_options *options, const sigset_t *signals) {
-    for (;;) {
-        int number = sigwaitinfo(signals, NULL);
+/* A little at a time: signals wait meanwhile.  True when there is more. */
+static bool retain(struct dd_daemon *daemon) {
+    struct dd_error err;
+    cJSON *json = NULL;
+    if (dd_retention_pass(daemon, dd_clock_wall_ms(), false, RETENTION_ITEMS, &json, &err) != DD_OK) {
+        dd_log(DD_LOG_WARNING, "retention", "what is old could not be removed: %s", err.message);
+        return false;
+    }
+    bool more = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "more"));
+    cJSON_Delete(json);
+    return more;
+}
+
+static void wait_for_end(struct dd_daemon *daemon, const sigset_t *signals) {
+    for (bool more = retain(daemon);;) {
+        const struct timespec pause = {.tv_sec = more ? 0 : RETENTION_SECONDS};
+        int number = sigtimedwait(signals, NULL, &pause);
         if (number == SIGHUP)
-            reload(options);
+            reload(daemon->options);
         else if (number == SIGTERM || number == SIGINT)
             return;
+        else if (number < 0 && errno == EAGAIN)
+            more = retain(daemon);
         else if (number < 0 && errno != EINTR)
             return;
     }
@@ -202,7 +220,7 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
            daemon.data_dir, daemon.n_workers, daemon.n_workers == 1 ? "" : "s", daemon.n_threads,
            daemon.n_threads == 1 ? "" : "s", dd_engine_blas());
     dd_notify("READY=1");
-    wait_for_end(options, &signals);
+    wait_for_end(&daemon, &signals);
     dd_notify("STOPPING=1");
     dd_log(DD_LOG_INFO, "serve", "stopping");
     if (!stop(&daemon, &signals)) {

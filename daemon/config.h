@@ -23,6 +23,7 @@ enum {
     DD_FOR_QUANTIZE = 1u << 9,
     DD_FOR_TOKEN = 1u << 16, /* from here on: commands that look after a data directory */
     DD_FOR_BACKUP = 1u << 17,
+    DD_FOR_GC = 1u << 18,
 };
 
 struct dd_options { /* strings are owned; NULL where there is none */
@@ -37,6 +38,7 @@ struct dd_options { /* strings are owned; NULL where there is none */
     int64_t limit, max_length;
     bool json, quiet, dry_run, watch, help, keep_characters;
     bool read_only;
+    int64_t keep_runs_days, keep_checkpoints_days, keep_checkpoints_bytes, keep_cache_bytes; /* 0: for ever */
 };
 
 /* Reads the sources that the command's options ask for.  argv begins after the command's name; positional arguments

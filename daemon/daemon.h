@@ -211,7 +211,7 @@ dd_api_fn dd_experiment_create_op, dd_experiment_list_op, dd_experiment_get_op, 
 dd_api_fn dd_experiment_metrics_op, dd_experiment_steps_op, dd_experiment_report_op, dd_experiment_predictions_op,
     dd_experiment_log_op, dd_experiment_archive_op, dd_compare_op;
 dd_api_fn dd_sweep_create_op, dd_sweep_list_op, dd_sweep_get_op, dd_sweep_cancel_op;
-dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op;
+dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op, dd_gc_op;
 bool dd_tokens_op(void *daemon, struct dd_api_tokens *ret_tokens);
 /* Report of a model on a split as JSON or, with Accept: text/plain, as text. */
 enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
@@ -289,6 +289,14 @@ enum dd_status dd_significance(struct dd_daemon *daemon, const struct dd_experim
 /* Sends what sweeps have decided since the last call to the readers of events, and wakes the workers for it.  Takes the
  * workers' lock. */
 void dd_sweep_news_tell(struct dd_daemon *daemon);
+
+/* --- retention.c ----------------------------------------------------------------------------------------------------
+ */
+
+/* Removes (dry_run: names) at most limit things that the configuration does not keep: {"items", "bytes", "dry_run",
+ * "more"}; more: there may be others. */
+enum dd_status dd_retention_pass(struct dd_daemon *daemon, int64_t now_ms, bool dry_run, int limit, cJSON **ret_json,
+                                 struct dd_error *err) DD_MUST_CHECK;
 
 /* --- notify.c: systemd ---------------------------------------------------------------------------------------------
  */

@@ -60,6 +60,11 @@ static const struct dd_command commands[] = {
     {"restore", DD_FOR_BACKUP, "BACKUP", "fill an empty data directory from a backup",
      "Every file is held against its checksum. Runs go on where the backup found them, to the same bits.\n", 1, 1,
      dd_restore_command},
+    {"gc", DD_FOR_CLIENT | DD_FOR_GC, "", "remove now what a daemon's retention does not keep",
+     "What is kept is configured with keep-runs-days, keep-checkpoints-days, keep-checkpoints-bytes and "
+     "keep-cache-bytes;\n"
+     "without them nothing is removed. The daemon looks by itself at its start and once an hour.\n",
+     0, 0, dd_gc_command},
     {"version", 0, "", "print the version", "", 0, 0, dd_version_command},
     {"help", 0, "[COMMAND | config]", "this text, a command's, or the sample configuration file", "", 0, 1,
      dd_help_command},

@@ -117,6 +117,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .sweep_get = dd_sweep_get_op,
         .sweep_cancel = dd_sweep_cancel_op,
         .system = dd_system_op,
+        .gc = dd_gc_op,
         .ready = dd_ready_op,
         .metrics_text = dd_metrics_text_op,
         .tokens = dd_tokens_op,

@@ -31,6 +31,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -128,6 +129,8 @@ static enum dd_status entry_read(const struct entry *entry, float *logits, struc
         status = dd_fail(err, DD_CORRUPT, "logits_cache_damaged", "%s: %s", entry->path, fault);
     } else {
         memcpy(logits, map.bytes + HEAD_BYTES, entry->values * sizeof *logits);
+        const struct timespec now_and_never[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
+        (void)!utimensat(AT_FDCWD, entry->path, now_and_never, 0); /* who makes room takes the least recently used */
     }
     dd_mapping_release(&map);
     return status;

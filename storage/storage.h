@@ -130,6 +130,19 @@ enum dd_status dd_storage_set_progress(struct dd_storage *storage, int64_t id, c
                                        int64_t steps, double eta_seconds, double tokens_per_second,
                                        double elapsed_seconds, struct dd_error *err) DD_MUST_CHECK;
 
+/* Ended runs that ended before before_ms and may go (retention.c), oldest first; the caller frees. states: as in struct
+ * dd_experiment_query, but ~0u for all. */
+struct dd_ended_run {
+    int64_t id, finished_ms;
+    enum dd_state state;
+};
+enum dd_status dd_storage_ended_list(struct dd_storage *storage, int64_t before_ms, unsigned states, int limit,
+                                     struct dd_ended_run **ret_items, size_t *ret_count,
+                                     struct dd_error *err) DD_MUST_CHECK;
+/* Deletes the run with its rows if that still holds; *ret_deleted says so. */
+enum dd_status dd_storage_ended_delete(struct dd_storage *storage, int64_t id, int64_t before_ms, bool *ret_deleted,
+                                       struct dd_error *err) DD_MUST_CHECK;
+
 /* Metrics. Columns as in the API; kl / agreement NAN where they mean nothing. */
 struct dd_epoch_row {
     int epoch;

@@ -287,6 +287,7 @@ static inline struct dd_api_ops fake_ops(void) {
         .experiment_archive = fake_archive,
         .compare = fake_echo,
         .system = fake_echo,
+        .gc = fake_echo,
         .ready = fake_ready,
         .metrics_text = fake_text,
         .tokens = fake_tokens,
