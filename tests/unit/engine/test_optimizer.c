@@ -155,6 +155,78 @@ static void test_schedules(void **state) {
     cores_free(&cores);
 }
 
+/* How far one step of plain SGD, with every gradient 1, moves a tensor; -1 where it moves unevenly. */
+static double moved(const struct golden *golden, const float *before, const char *name) {
+    const struct dd_tensor *tensor = dd_params_find(golden->params, name);
+    const float *now = golden->params->slab + tensor->offset, *then = before + tensor->offset;
+    double step = (double)then[0] - (double)now[0];
+    for (size_t i = 0; i < tensor->count; i++) {
+        if (fabs((double)then[i] - (double)now[i] - step) > 1e-6) {
+            return -1;
+        }
+    }
+    return step;
+}
+
+/* lr by depth, what is frozen, and the average after one step, all from one step with gradients of 1. */
+static void test_depth_freezing_and_average(void **state) {
+    (void)state;
+    struct cores cores = cores_new(2);
+    for (int frozen = 0; frozen < 2; frozen++) {
+        struct golden golden = {0};
+        golden_load(&golden, "two_heads_pairs");
+        struct dd_optimizer_spec spec = {.type = DD_OPTIMIZER_SGD,
+                                         .lr = 0.5,
+                                         .schedule = DD_SCHEDULE_CONSTANT,
+                                         .layer_lr_decay = 0.5,
+                                         .ema = 0.9,
+                                         .freeze_embeddings = frozen ? DD_FLAG_YES : DD_FLAG_NO};
+        struct dd_error err;
+        struct dd_optimizer *optimizer = NULL;
+        must(dd_optimizer_new(&spec, golden.params, &golden.config, 10, cores.team, &optimizer, &err), &err);
+        size_t count = golden.params->count;
+        float *before = dd_calloc(count, sizeof(float));
+        memcpy(before, golden.params->slab, count * sizeof(float));
+        int32_t *every = dd_calloc((size_t)golden.config.vocab_size, sizeof *every);
+        for (int row = 0; row < golden.config.vocab_size; row++) {
+            every[row] = row;
+        }
+        for (size_t i = 0; i < count; i++) {
+            golden.grads->slab[i] = 1.0f;
+        }
+        double lr, norm = dd_optimizer_step(optimizer, golden.grads, every, golden.config.vocab_size, &lr);
+        dd_optimizer_flush(optimizer);
+        uint64_t trained = 0;
+        for (int t = 0; t < golden.params->n_tensors; t++) {
+            bool embedding = strncmp(golden.params->tensors[t].name, "bert.embeddings.", 16) == 0;
+            trained += embedding && frozen ? 0 : golden.params->tensors[t].count;
+        }
+        assert_float_equal(norm, sqrt((double)trained), 1e-3);
+        char top[64];
+        int layers = golden.config.layers;
+        snprintf(top, sizeof top, "bert.encoder.layer.%d.output.dense.weight", layers - 1);
+        assert_float_equal(moved(&golden, before, "classifier.weight"), 0.5, 1e-6);
+        assert_float_equal(moved(&golden, before, "bert.pooler.dense.bias"), 0.5, 1e-6);
+        assert_float_equal(moved(&golden, before, top), 0.25, 1e-6);
+        assert_float_equal(moved(&golden, before, "bert.encoder.layer.0.attention.self.query.weight"),
+                           0.5 * pow(0.5, layers), 1e-6);
+        double deepest = frozen ? 0.0 : 0.5 * pow(0.5, layers + 1);
+        assert_float_equal(moved(&golden, before, "bert.embeddings.word_embeddings.weight"), deepest, 1e-6);
+        assert_float_equal(moved(&golden, before, "bert.embeddings.LayerNorm.weight"), deepest, 1e-6);
+        /* The decay of the first step is 2 / 11: the average is 9 / 11 of the way to the new weights. */
+        const float *average = dd_optimizer_average(optimizer);
+        for (size_t i = 0; i < count; i++) {
+            double then = (double)before[i], now = (double)golden.params->slab[i];
+            assert_float_equal(average[i], then + 9.0 / 11.0 * (now - then), 1e-6);
+        }
+        free(before);
+        free(every);
+        dd_optimizer_free(optimizer);
+        golden_release(&golden);
+    }
+    cores_free(&cores);
+}
+
 static void test_bytes(void **state) {
     (void)state;
     struct dd_optimizer_spec spec = sgd_spec;
@@ -162,6 +234,10 @@ static void test_bytes(void **state) {
     assert_in_range(dd_optimizer_bytes(&spec, 1000000, 0), 4000000, 5000000);
     spec.momentum = 0.0;
     assert_in_range(dd_optimizer_bytes(&spec, 1000000, 0), 0, 1000000);
+    spec.ema = 0.9;
+    assert_in_range(dd_optimizer_bytes(&spec, 1000000, 0), 4000000, 5000000);
+    assert_int_equal(dd_optimizer_bytes(&adamw_spec, 1000000, 0) - dd_optimizer_bytes(&adamw_spec, 1000000, 400000),
+                     2 * 4 * 400000);
     assert_int_equal(dd_optimizer_bytes(&adamw_spec, SIZE_MAX / 2, 0), SIZE_MAX);
 }
 
@@ -171,6 +247,7 @@ int main(void) {
         cmocka_unit_test(test_one_step),
         cmocka_unit_test(test_gradients_that_are_not_finite),
         cmocka_unit_test(test_schedules),
+        cmocka_unit_test(test_depth_freezing_and_average),
         cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
