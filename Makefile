@@ -214,11 +214,11 @@ demo: deps ## build, start the daemon, train on real text, print the table and t
 bench-web: $(BUILD)/distilld tests/browser/node_modules/.installed ## measure the dashboard in chromium with 10,000 runs in history
 	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/browser/perf.mjs
 
-bench: $(BUILD)/distilld $(BUILD)/tests/bench/step ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
+bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
 quality: $(BUILD)/distilld ## what a student keeps of its teacher, arm by arm: hours (QUALITY_SHORT=1: half an hour)
 	@BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality.mjs
-$(BUILD)/tests/bench/step: tests/bench/step.c $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
+$(BUILD)/tests/bench/%: tests/bench/%.c $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
 	@mkdir -p $(@D)
 	$(call say,BENCH,$@)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^) $(LDLIBS)

@@ -99,8 +99,19 @@ static const struct dd_field log_query[] = {
     {"limit", DD_FIELD_INT, .least = 1, .most = 500, .otherwise = "50", .help = "at most this many lines"},
     END,
 };
+#define WEIGHTS_FIELD                                                                                                  \
+    {                                                                                                                  \
+        "weights", DD_FIELD_ENUM,                                                                                      \
+            .values = "fp32 fp16",                                                                                     \
+            .help = "fp16: half the size, the nearest fp16 values; without it, weights as they are kept"               \
+    }
 static const struct dd_field archive_query[] = {
     {"epoch", DD_FIELD_ENUM, .values = "best last", .otherwise = "best", .help = "which epoch's weights"},
+    WEIGHTS_FIELD,
+    END,
+};
+static const struct dd_field model_archive_query[] = {
+    WEIGHTS_FIELD,
     END,
 };
 static const struct dd_field compare_query[] = {
@@ -223,7 +234,7 @@ static const struct dd_route routes[] = {
     {DD_GET, V1 "/models/{name}", OP(model_get), .success = 200, .produces = JSON_ONLY, .response = "Model",
      .tag = "models", .operation_id = "get_model", .summary = "Kind, shape, size, labels, hash, origin"},
     {DD_GET, V1 "/models/{name}/archive", OP(model_archive), .success = 200, .flags = DD_ROUTE_HEAVY | DD_ROUTE_FILE,
-     .produces = TAR_GZ, .tag = "models", .operation_id = "download_model",
+     .query = model_archive_query, .produces = TAR_GZ, .tag = "models", .operation_id = "download_model",
      .summary = "The model as a Hugging Face directory, .tar.gz"},
     {DD_POST, V1 "/models/{name}/predict", OP(model_predict), .success = 200,
      .flags = DD_ROUTE_JSON | DD_ROUTE_HEAVY | DD_ROUTE_QUESTION, .body = predict_body, .produces = JSON_ONLY,

@@ -226,6 +226,11 @@ const char **dd_class_names(const struct dd_dataset *dataset);
 enum dd_status dd_answer_archive(struct dd_daemon *daemon, const char *dir, const char *root,
                                  const struct dd_cancel *cancel, struct dd_api_result *result,
                                  struct dd_error *err) DD_MUST_CHECK;
+/* A model, saved anew, as .tar.gz; card may be NULL. */
+enum dd_status dd_answer_model(struct dd_daemon *daemon, const struct dd_model *model, const char *card, bool fp16,
+                               const char *root, const struct dd_cancel *cancel, struct dd_api_result *result,
+                               struct dd_error *err) DD_MUST_CHECK;
+bool dd_wants_fp16(const struct dd_api_call *call); /* ?weights=fp16 */
 /* "there is no data set \"mlik\"; did you mean \"milk\"?" */
 void dd_no_such_asset(struct dd_daemon *daemon, enum dd_asset_kind kind, const char *name, char *out, size_t out_bytes);
 enum dd_status dd_fail_json(struct dd_error *err); /* cJSON ran out of memory */

@@ -287,39 +287,57 @@ enum dd_status dd_model_get_op(void *context, const struct dd_api_call *call, st
     return DD_OK;
 }
 
+enum dd_status dd_answer_model(struct dd_daemon *daemon, const struct dd_model *model, const char *card, bool fp16,
+                               const char *root, const struct dd_cancel *cancel, struct dd_api_result *result,
+                               struct dd_error *err) {
+    char copy[PATH_MAX], name[32], hex[9];
+    uint8_t random[4];
+    enum dd_status status = dd_random_bytes(random, sizeof random, err);
+    if (status != DD_OK)
+        return status;
+    dd_hex(random, sizeof random, hex);
+    snprintf(name, sizeof name, "export-%s", hex);
+    status = dd_daemon_path(daemon, copy, err, "uploads", name);
+    if (status != DD_OK)
+        return status;
+    status = fp16 ? dd_model_save_fp16(model, copy, card, err) : dd_model_save(model, copy, card, err);
+    if (status == DD_OK)
+        status = dd_answer_archive(daemon, copy, root, cancel, result, err);
+    struct dd_error ignored; /* the uploads folder is emptied at start */
+    (void)!dd_tree_remove(copy, &ignored);
+    return status;
+}
+
+bool dd_wants_fp16(const struct dd_api_call *call) {
+    const char *weights = dd_api_param(call, "weights");
+    return weights != NULL && strcmp(weights, "fp16") == 0;
+}
+
 enum dd_status dd_model_archive_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
                                    struct dd_problem *problem) {
     struct dd_daemon *daemon = context;
     struct dd_error *err = &problem->error;
     struct dd_asset asset;
-    char path[PATH_MAX], copy[PATH_MAX] = "";
+    struct stat info;
+    char path[PATH_MAX];
+    bool fp16 = dd_wants_fp16(call);
     enum dd_status status = dd_model_asset(daemon, call->name, &asset, err);
     if (status != DD_OK)
         return status;
     status = dd_asset_path(daemon, &asset, path, err);
-    struct stat info;
-    if (status == DD_OK && (!asset.owned || (stat(path, &info) == 0 && !S_ISDIR(info.st_mode)))) {
+    bool as_it_lies = asset.owned && !fp16 && !(stat(path, &info) == 0 && !S_ISDIR(info.st_mode));
+    if (status == DD_OK && as_it_lies) {
+        status = dd_answer_archive(daemon, path, call->name, call->cancel, result, err);
+    } else if (status == DD_OK) {
         /* Registered by path or a single file: whatever its format, what goes out is a Hugging Face directory. */
         struct dd_loaded *loaded = NULL;
-        char name[DD_NAME_BYTES + 8];
-        uint8_t random[4];
-        char hex[9];
-        status = dd_random_bytes(random, sizeof random, err);
-        dd_hex(random, sizeof random, hex);
-        snprintf(name, sizeof name, "export-%s", hex);
+        DD_CLEANUP(dd_free_ptr) char *card = NULL;
+        status = dd_loaded_get(daemon, &asset, &loaded, err);
+        if (status == DD_OK && asset.owned)
+            status = dd_card_read(path, &card, err);
         if (status == DD_OK)
-            status = dd_daemon_path(daemon, copy, err, "uploads", name);
-        if (status == DD_OK)
-            status = dd_loaded_get(daemon, &asset, &loaded, err);
-        if (status == DD_OK)
-            status = dd_model_save(loaded->model, copy, NULL, err);
+            status = dd_answer_model(daemon, loaded->model, card, fp16, call->name, call->cancel, result, err);
         dd_loaded_put(daemon, loaded);
-    }
-    if (status == DD_OK)
-        status = dd_answer_archive(daemon, copy[0] != '\0' ? copy : path, call->name, call->cancel, result, err);
-    if (copy[0] != '\0') {
-        struct dd_error ignored; /* the uploads folder is emptied at start */
-        (void)!dd_tree_remove(copy, &ignored);
     }
     dd_asset_release(&asset);
     return status;

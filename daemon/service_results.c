@@ -408,7 +408,15 @@ enum dd_status dd_experiment_archive_op(void *context, const struct dd_api_call 
     snprintf(root, sizeof root, "exp-%" PRId64 "-%s-%d", e.id, best ? "best" : "last",
              best ? e.best.epoch : e.last.epoch);
     dd_experiment_release(&e);
+    if (status != DD_OK || !dd_wants_fp16(call))
+        return status == DD_OK ? dd_answer_archive(daemon, path, root, call->cancel, result, err) : status;
+    struct dd_model *model = NULL;
+    DD_CLEANUP(dd_free_ptr) char *card = NULL;
+    status = dd_model_load(path, &model, err);
     if (status == DD_OK)
-        status = dd_answer_archive(daemon, path, root, call->cancel, result, err);
+        status = dd_card_read(path, &card, err);
+    if (status == DD_OK)
+        status = dd_answer_model(daemon, model, card, true, root, call->cancel, result, err);
+    dd_model_free(model);
     return status;
 }

@@ -190,6 +190,10 @@ enum dd_status dd_model_inspect(const char *path, struct dd_model_info *ret_info
  * card may be NULL.  An int8 model is written as one (format at the head of model_int8.c). */
 enum dd_status dd_model_save(const struct dd_model *model, const char *dir, const char *card,
                              struct dd_error *err) DD_MUST_CHECK;
+/* The same with weights in fp16, half the size; read back, here and by transformers, as the nearest fp16 values.
+ * DD_INVALID "weights_out_of_range" for what fp16 cannot hold, "model_is_int8". */
+enum dd_status dd_model_save_fp16(const struct dd_model *model, const char *dir, const char *card,
+                                  struct dd_error *err) DD_MUST_CHECK;
 /* dir as .tar.gz to a file descriptor (entries below "<root>/"), regular files only, no owner names. */
 enum dd_status dd_archive_write(const char *dir, const char *root, int fd, const struct dd_cancel *cancel,
                                 struct dd_error *err) DD_MUST_CHECK;

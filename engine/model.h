@@ -147,8 +147,8 @@ struct dd_config_facts {
 enum dd_status dd_model_config_read(const cJSON *json, struct dd_model_info *info, struct dd_config_facts *ret_facts,
                                     struct dd_error *err) DD_MUST_CHECK;
 void dd_model_labels_default(struct dd_model_info *info);
-/* config.json of a model; the caller frees the text. */
-enum dd_status dd_model_config_write(const struct dd_model_info *info, char **ret_text,
+/* config.json of a model whose floats are written as dtype; the caller frees the text. */
+enum dd_status dd_model_config_write(const struct dd_model_info *info, enum dd_dtype dtype, char **ret_text,
                                      struct dd_error *err) DD_MUST_CHECK;
 /* vocab.txt, tokenizer_config.json and tokenizer.json of a directory.  *ret_vocab is NULL (and success) where there is
  * no vocabulary; else its text in the form of vocab.txt, the caller's to free. */

@@ -390,7 +390,7 @@ static bool put_labels(cJSON *json, const struct dd_model_info *info) {
     return names != NULL && ids != NULL;
 }
 
-static bool put_constants(cJSON *json, const struct dd_model_info *info) {
+static bool put_constants(cJSON *json, const struct dd_model_info *info, enum dd_dtype dtype) {
     bool classifier = info->kind == DD_MODEL_CLASSIFIER;
     cJSON *list = cJSON_AddArrayToObject(json, "architectures");
     cJSON *architecture = cJSON_CreateString(classifier ? "BertForSequenceClassification" : "BertModel");
@@ -405,7 +405,7 @@ static bool put_constants(cJSON *json, const struct dd_model_info *info) {
     return cJSON_AddStringToObject(json, "model_type", "bert") != NULL &&
            cJSON_AddStringToObject(json, "hidden_act", info->config.hidden_act) != NULL &&
            cJSON_AddStringToObject(json, "position_embedding_type", "absolute") != NULL &&
-           cJSON_AddStringToObject(json, "torch_dtype", "float32") != NULL;
+           cJSON_AddStringToObject(json, "torch_dtype", dtype == DD_DTYPE_F16 ? "float16" : "float32") != NULL;
 }
 
 static bool put_quantization(cJSON *json, const struct dd_model_info *info) {
@@ -417,11 +417,12 @@ static bool put_quantization(cJSON *json, const struct dd_model_info *info) {
            cJSON_AddNumberToObject(quantization, "version", DD_INT8_VERSION) != NULL;
 }
 
-enum dd_status dd_model_config_write(const struct dd_model_info *info, char **ret_text, struct dd_error *err) {
+enum dd_status dd_model_config_write(const struct dd_model_info *info, enum dd_dtype dtype, char **ret_text,
+                                     struct dd_error *err) {
     cJSON *json = cJSON_CreateObject();
     char *text = NULL;
-    if (json != NULL && put_constants(json, info) && put_numbers(json, &info->config) && put_labels(json, info) &&
-        put_quantization(json, info)) {
+    if (json != NULL && put_constants(json, info, dtype) && put_numbers(json, &info->config) &&
+        put_labels(json, info) && put_quantization(json, info)) {
         text = cJSON_Print(json);
     }
     cJSON_Delete(json);

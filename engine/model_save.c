@@ -64,10 +64,10 @@ static enum dd_status write_text(const char *dir, const char *file, const char *
     return status == DD_OK ? dd_file_write_durable(path, text, strlen(text), err) : status;
 }
 
-static enum dd_status write_files(const struct dd_model *model, const char *dir, const char *card,
+static enum dd_status write_files(const struct dd_model *model, const char *dir, const char *card, enum dd_dtype dtype,
                                   struct dd_error *err) {
     DD_CLEANUP(dd_free_ptr) char *config = NULL;
-    enum dd_status status = dd_model_config_write(&model->info, &config, err);
+    enum dd_status status = dd_model_config_write(&model->info, dtype, &config, err);
     if (status == DD_OK) {
         status = write_text(dir, "config.json", config, err);
     }
@@ -78,7 +78,7 @@ static enum dd_status write_files(const struct dd_model *model, const char *dir,
         status = write_text(dir, "README.md", card, err);
     }
     if (status == DD_OK) {
-        status = write_weights(model, dir, DD_DTYPE_F32, err);
+        status = write_weights(model, dir, dtype, err);
     }
     return status == DD_OK ? dd_dir_sync(dir, err) : status;
 }
@@ -113,7 +113,8 @@ static enum dd_status take_place(const char *built, const char *dir, const char 
     return status == DD_OK ? dd_tree_remove(old, err) : status;
 }
 
-enum dd_status dd_model_save(const struct dd_model *model, const char *dir, const char *card, struct dd_error *err) {
+static enum dd_status save(const struct dd_model *model, const char *dir, const char *card, enum dd_dtype dtype,
+                           struct dd_error *err) {
     char built[4096], old[4096];
     size_t bytes = strlen(dir);
     while (bytes > 1 && dir[bytes - 1] == '/') {
@@ -135,7 +136,7 @@ enum dd_status dd_model_save(const struct dd_model *model, const char *dir, cons
         status = dd_dir_make(built, err);
     }
     if (status == DD_OK) {
-        status = write_files(model, built, card, err);
+        status = write_files(model, built, card, dtype, err);
     }
     if (status == DD_OK) {
         status = take_place(built, target, old, err);
@@ -146,4 +147,17 @@ enum dd_status dd_model_save(const struct dd_model *model, const char *dir, cons
         (void)removed;
     }
     return status;
+}
+
+enum dd_status dd_model_save(const struct dd_model *model, const char *dir, const char *card, struct dd_error *err) {
+    return save(model, dir, card, DD_DTYPE_F32, err);
+}
+
+enum dd_status dd_model_save_fp16(const struct dd_model *model, const char *dir, const char *card,
+                                  struct dd_error *err) {
+    if (model->info.int8) {
+        return dd_fail(err, DD_INVALID, "model_is_int8",
+                       "an int8 model has no fp16 form; take the model that it was made from");
+    }
+    return save(model, dir, card, DD_DTYPE_F16, err);
 }

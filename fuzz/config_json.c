@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
             fuzz_check_error(status, &err);
             dd_params_free(status == DD_OK ? layout : NULL);
             FUZZ_CHECK(info.n_labels >= 0 && info.n_labels <= DD_MAX_CLASSES);
-            FUZZ_CHECK(dd_model_config_write(&info, &written, &err) == DD_OK);
+            FUZZ_CHECK(dd_model_config_write(&info, DD_DTYPE_F32, &written, &err) == DD_OK);
             cJSON *back = dd_json_parse(written, strlen(written));
             FUZZ_CHECK(back != NULL);
             memset(&again, 0, sizeof again);

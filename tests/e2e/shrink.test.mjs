@@ -103,3 +103,26 @@ test('an int8 model answers like the one it was made from and says what it lost'
     assert.equal(refused.json.code, 'model_is_int8');
   }
 });
+
+test('archives in fp16: half the size, read back as a model that answers the same', { skip, timeout: 120_000 }, async (t) => {
+  const daemon = await withTeacher(t);
+  const whole = await daemon.archiveMember('/models/teacher/archive', 'model.safetensors');
+  for (const path of ['/models/teacher/archive?weights=fp16', '/experiments/1/archive?weights=fp16']) {
+    const half = await daemon.archiveMember(path, 'model.safetensors');
+    assert.ok(half.length < whole.length * 0.6 && half.includes('"F16"') && !half.includes('"F32"'), path);
+    assert.match((await daemon.archiveMember(path, 'README.md')).toString(), /macro F1/);
+  }
+  assert.equal((await daemon.call('GET', '/models/teacher/archive?weights=fp8')).status, 422);
+  const archive = await daemon.call('GET', '/models/teacher/archive?weights=fp16');
+  const form = new FormData();
+  form.set('name', 'half');
+  form.set('archive', new Blob([archive.bytes]), 'half.tar.gz');
+  assert.equal((await daemon.call('POST', '/models', form)).status, 201);
+  const labels = async (model) => (await daemon.post(`/models/${model}/predict`, { texts: ['大盘涨停', '手机芯片'] })).predictions.flatMap((p) => p.logits);
+  const [one, two] = [await labels('teacher'), await labels('half')];
+  one.forEach((value, i) => assert.ok(Math.abs(value - two[i]) < 0.02, `${one} and ${two}`));
+  await daemon.post('/models/teacher/quantize', { save_as: 'bytes' });
+  const refused = await daemon.call('GET', '/models/bytes/archive?weights=fp16');
+  assert.equal(refused.status, 422);
+  assert.equal(refused.json.code, 'model_is_int8');
+});

@@ -124,6 +124,51 @@ static void test_save(void **state) {
     dd_model_free(model);
 }
 
+/* fp16: every value is the nearest, ties to even; what fp16 cannot hold is refused. */
+static void test_save_fp16(void **state) {
+    (void)state;
+    static const struct {
+        float given, kept;
+    } cases[] = {{1.0f, 1.0f},
+                 {1.0f + 0x1p-11f, 1.0f},              /* halfway: to the even one below */
+                 {1.0f + 0x1.8p-10f, 1.0f + 0x1p-9f},  /* halfway: to the even one above */
+                 {1.0f + 0x1.2p-11f, 1.0f + 0x1p-10f}, /* above half */
+                 {-0x1.ffep-1f, -1.0f},                /* halfway: the carry goes into the exponent */
+                 {65504.0f, 65504.0f},
+                 {65519.0f, 65504.0f},
+                 {0x1p-14f, 0x1p-14f},
+                 {0x1.8p-24f, 0x1p-23f}, /* halfway between subnormals: to the even one */
+                 {0x1p-25f, 0.0f},
+                 {0x1.1p-25f, 0x1p-24f},
+                 {-0.0f, -0.0f}};
+    char dir[512];
+    struct dd_error err;
+    struct dd_model *model = load(FIXTURES "/f32.safetensors"), *again;
+    float *values = model->params->slab;
+    for (size_t i = 0; i < DD_ARRAY_LEN(cases); i++) {
+        values[i] = cases[i].given;
+    }
+    scratch_path(dir, "fp16");
+    must(dd_model_save_fp16(model, dir, NULL, &err), &err);
+    again = load(dir);
+    for (size_t i = 0; i < DD_ARRAY_LEN(cases); i++) {
+        assert_memory_equal(&again->params->slab[i], &cases[i].kept, sizeof(float));
+    }
+    for (size_t i = 0; i < model->params->count; i++) {
+        float wanted = (float)(_Float16)model->params->slab[i];
+        assert_memory_equal(&again->params->slab[i], &wanted, sizeof wanted);
+    }
+    assert_true(again->info.bytes < model->info.bytes * 3 / 4);
+    expect_file("fp16/config.json", "float16");
+    dd_model_free(again);
+    values[0] = 65520.0f;
+    assert_int_equal(dd_model_save_fp16(model, dir, NULL, &err), DD_INVALID);
+    assert_string_equal(err.code, "weights_out_of_range");
+    again = load(dir); /* what was there stays */
+    dd_model_free(again);
+    dd_model_free(model);
+}
+
 /* A copy of the golden model in the scratch directory with one file replaced. */
 static void make_variant(const char *weights, const char *file, const void *bytes, size_t count) {
     static const char *const names[] = {"config.json", "vocab.txt"};
