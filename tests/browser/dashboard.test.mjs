@@ -222,6 +222,25 @@ test('a sentence can be tried on a model', { skip }, async () => {
   noFaults(page);
 });
 
+test('a smaller model is made from another, and its page says what it lost', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/models/teacher`);
+  await page.getByLabel('Make it smaller').selectOption('quantize');
+  assert.equal(await page.getByLabel('Save as').inputValue(), 'teacher-int8');
+  await page.getByRole('button', { name: 'Make it' }).click();
+  await page.waitForURL('**/models/teacher-int8');
+  const rows = page.locator('.stack .data tbody tr');
+  await rows.getByText('macro-F1').waitFor();
+  assert.equal(await page.getByText('Make it smaller').count(), 0);
+  assert.equal(await page.getByText('Download as fp16').count(), 0);
+  await page.goto(`${daemon.url}/models/teacher`);
+  await page.getByLabel('keep all single characters, too').check();
+  await page.getByRole('button', { name: 'Make it' }).click();
+  await page.waitForURL('**/models/teacher-pruned');
+  await rows.getByText('Vocabulary').waitFor();
+  assert.equal((await daemon.get('/models/teacher-pruned')).source.keep_characters, true);
+  noFaults(page);
+});
+
 test('a restart of the daemon in mid-run: a badge meanwhile, one unbroken curve after', { skip }, async () => {
   const own = await Daemon.start({ args: ['--workers', '1', '--threads', '1'] });
   let again;
@@ -268,6 +287,7 @@ test(
       '/datasets/news',
       '/models',
       '/models/teacher',
+      '/models/teacher-int8',
       '/new?dataset=news&teacher=teacher',
       '/system',
     ];

@@ -296,8 +296,11 @@ static void test_damage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),    cmocka_unit_test(test_save),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_vocab_is_optional),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_save),
+        cmocka_unit_test(test_save_fp16),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_vocab_is_optional),
         cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

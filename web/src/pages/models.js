@@ -5,6 +5,7 @@ import { explain, get, post, query, remove } from '../api.js';
 import { attempt, confirmDialog, dialog, notice, teach } from '../widgets.js';
 import { go, href } from '../router.js';
 import { bytes, count, fullTime, number, parameters, percent, shortTime } from '../format.js';
+import { madeFrom, shrinkBox } from './model-shrink.js';
 import { confusionTable, reportTable } from './run-report.js';
 
 const PAGE = 50;
@@ -28,6 +29,7 @@ function origin(model) {
       t('models.from_run', { id }),
       s.epoch ? `, ${t('run.at_epoch', { epoch: s.epoch })}` : '',
     );
+  if (s.before && s.model) return h('a', { href: href(['models', s.model]) }, s.model);
   return h('span', {}, s.path ?? s.type ?? s.kind ?? '–');
 }
 
@@ -176,6 +178,7 @@ async function detail(root, name) {
     [t('datasets.created'), fullTime(model.created_at)],
   ];
   const classifier = model.kind === 'classifier';
+  const int8 = model.weights_format === 'safetensors_int8';
   fill(
     root,
     h(
@@ -186,8 +189,14 @@ async function detail(root, name) {
         { class: 'toolbar' },
         h('h1', {}, name),
         h('span', { class: 'spring' }),
-        classifier && h('a', { class: 'button', href: href(['new'], { teacher: name }) }, t('models.distil')),
+        classifier && !int8 && h('a', { class: 'button', href: href(['new'], { teacher: name }) }, t('models.distil')),
         h('a', { class: 'button', href: `/api/v1/models/${name}/archive`, download: '' }, t('action.download_model')),
+        !int8 &&
+          h(
+            'a',
+            { class: 'button', href: `/api/v1/models/${name}/archive?weights=fp16`, download: '' },
+            t('models.download_fp16'),
+          ),
         h('button', { type: 'button', class: 'danger-text', onclick: destroy }, t('action.delete')),
       ),
       h(
@@ -207,7 +216,15 @@ async function detail(root, name) {
             ),
           ),
         ),
-        classifier && h('div', { class: 'stack' }, tryBox(name), evaluateBox(name)),
+        classifier &&
+          h(
+            'div',
+            { class: 'stack' },
+            madeFrom(model.source),
+            tryBox(name),
+            evaluateBox(name),
+            !int8 && shrinkBox(model),
+          ),
       ),
     ),
   );
