@@ -21,6 +21,9 @@
 
 static const char state_values[] = "queued running paused finished failed cancelled";
 static const char split_values[] = "train dev test unlabelled";
+static const char series_values[] =
+    "train_loss train_kl train_ce dev_loss accuracy macro_precision macro_recall macro_f1 weighted_precision "
+    "weighted_recall weighted_f1 teacher_agreement lr seconds elapsed_seconds tokens_per_second";
 static const char sort_values[] =
     "id name status created_at started_at finished_at best_macro_f1 best_accuracy priority dataset layers T alpha lr "
     "elapsed_seconds model_bytes queue";
@@ -74,6 +77,8 @@ static const struct dd_field experiment_list_query[] = {
 };
 static const struct dd_field metrics_query[] = {
     {"after", DD_FIELD_INT, .least = 0, .most = 2147483647.0, .otherwise = "0", .help = "only epochs after this one"},
+    {"max_points", DD_FIELD_INT, .least = 4, .most = 20000,
+     .help = "JSON: at most this many epochs; extremes are kept. Without it all of them"},
     {"format", DD_FIELD_ENUM, .values = "json csv", .help = "overrides Accept"},
     END,
 };
@@ -117,8 +122,12 @@ static const struct dd_field model_archive_query[] = {
 static const struct dd_field compare_query[] = {
     {"ids", DD_FIELD_INT_LIST, .required = true, .least = 1, .most = 50, .help = "experiments, comma-separated"},
     {"baseline", DD_FIELD_INT, .least = 1, .most = MAX_SAFE_INTEGER,
-     .help = "the one of them whose lead over the others is tested; the best when not given"},
+     .help = "the one of them whose lead over the others is tested; the best when not given. With fields the lead is "
+             "tested only when this is given"},
     {"metric", DD_FIELD_ENUM, .values = "macro_f1 accuracy", .otherwise = "macro_f1", .help = "what is tested"},
+    {"fields", DD_FIELD_ENUM_LIST, .values = series_values, .help = "only these series; epoch is always there"},
+    {"max_points", DD_FIELD_INT, .least = 4, .most = 20000,
+     .help = "at most this many epochs of each run; extremes are kept. Without it all of them"},
     END,
 };
 static const struct dd_field events_query[] = {

@@ -14,6 +14,12 @@ struct schema {
     const char *name, *fields;
 };
 
+#define EXPERIMENT                                                                                                     \
+    "id!:int name!:str status!:queued|running|paused|finished|failed|cancelled tags!:[str] notes!:str priority!:int "  \
+    "spec!:obj created_at!:time? started_at!:time? finished_at!:time? progress!:Progress best!:Scores? last!:Scores? " \
+    "teacher!:TeacherScores? retention!:Retention? model!:Student? error!:RunError? attempts!:int revision!:int "      \
+    "spec_hash:str "                                                                                                   \
+    "pause_requested:bool cancel_requested:bool allowed_actions:[str] sweep_id:int? stopped:str?"
 #define PAGE(of) "items!:[" of "] next_cursor!:str?"
 #define SCORES                                                                                                         \
     "accuracy!:num? macro_precision:num? macro_recall:num? macro_f1!:num? weighted_precision:num? "                    \
@@ -55,12 +61,7 @@ static const struct schema schemas[] = {
     {"Retention", "accuracy!:num? macro_f1!:num?"},
     {"Student", "name!:str parameters!:int bytes!:int"},
     {"RunError", "code!:str message!:str?"},
-    {"Experiment",
-     "id!:int name!:str status!:queued|running|paused|finished|failed|cancelled tags!:[str] notes!:str priority!:int "
-     "spec!:obj created_at!:time? started_at!:time? finished_at!:time? progress!:Progress best!:Scores? last!:Scores? "
-     "teacher!:TeacherScores? retention!:Retention? model!:Student? error!:RunError? attempts!:int revision!:int "
-     "spec_hash:str "
-     "pause_requested:bool cancel_requested:bool allowed_actions:[str] sweep_id:int? stopped:str?"},
+    {"Experiment", EXPERIMENT},
     {"Estimate", "memory_bytes!:int disk_bytes!:int seconds!:num parameters!:int model_bytes!:int matmul_flops:num"},
     {"DryRun", "spec!:obj estimate!:Estimate"},
     {"ExperimentList", PAGE("Experiment")},
@@ -82,8 +83,7 @@ static const struct schema schemas[] = {
     {"LogLine", "seq!:int time!:time? level!:str message!:str?"},
     {"Log", "items!:[LogLine]"},
     {"Difference", "field!:str values!:[any]"},
-    {"ComparedRun", "id!:int name!:str status!:str tags!:[str] best!:Scores? last!:Scores? teacher!:TeacherScores? "
-                    "retention!:Retention? model!:Student? progress!:Progress series!:{[any]}"},
+    {"ComparedRun", EXPERIMENT " series!:{[any]}"},
     {"Comparison", "ids!:[int] experiments!:[ComparedRun] differences!:[Difference] significance!:Significance?"},
     {"Lead", "point:int id:int difference!:num? low!:num? high!:num? within_noise!:bool?"},
     {"Significance", "test!:str metric!:str resamples!:int confidence!:num rows!:int baseline!:int others!:[Lead]"},

@@ -99,7 +99,6 @@ void dd_put_text(cJSON *object, const char *name, const char *text); /* null for
 void dd_put_time(cJSON *object, const char *name, int64_t wall_ms);  /* null for 0 */
 cJSON *dd_json_of(const char *text); /* an empty object for NULL or nonsense; NULL out of memory */
 cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *experiment);
-cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best);
 cJSON *dd_step_json(const struct dd_step_row *row);
 cJSON *dd_log_json(const struct dd_log_row *row);
 cJSON *dd_report_json(const struct dd_report *report, const char *const *class_names);
@@ -107,11 +106,23 @@ void dd_allowed_actions(enum dd_state state, char out[128]); /* "cancel,pause,cl
 /* Adds "experiment_id" and sends; takes ownership of data (NULL is nothing). */
 void dd_publish(struct dd_daemon *daemon, const char *type, int64_t experiment_id, cJSON *data);
 void dd_publish_status(struct dd_daemon *daemon, int64_t experiment_id); /* the whole resource, as it is now */
-extern const char dd_epoch_csv_header[];
-void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out);
+/* The epoch with what it changes of the resource: progress, best, retention, revision.  No status event is needed. */
+void dd_publish_epoch(struct dd_daemon *daemon, int64_t experiment_id, const struct dd_epoch_row *row);
 /* Reduces rows in place to at most max_points (≥ 4): first, last and the extremes of loss and gradient norm of each
  * stretch stay, a NaN counts as the largest.  Returns how many are left. */
 size_t dd_steps_reduce(struct dd_step_row *rows, size_t n, size_t max_points);
+/* The same for epochs: the extremes of macro F1, dev loss, accuracy and training loss stay. */
+size_t dd_epochs_reduce(struct dd_epoch_row *rows, size_t n, size_t max_points);
+
+/* --- epoch.c: epochs as objects, columns and CSV ------------------------------------------------------------------ */
+
+cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best);
+/* "macro_f1,dev_loss" as a set; NULL: all; a name it does not know: nothing. */
+uint32_t dd_epoch_columns(const char *names);
+/* {"epoch":[…],"train_loss":[…],…}: the wanted columns and always "epoch". */
+cJSON *dd_epoch_series(const struct dd_epoch_row *rows, size_t count, uint32_t wanted);
+void dd_epoch_csv_head(struct dd_buffer *out);
+void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out);
 
 /* --- describe.c: what storage keeps of data sets and models --------------------------------------------------------
  */

@@ -190,8 +190,9 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *m, 
     }
     job->n_steps = job->n_sent = 0;
     job->flushed_us = dd_clock_mono_us();
-    dd_publish(job->daemon, "epoch", job->id, dd_epoch_json(&row, row.is_best));
-    dd_publish_status(job->daemon, job->id);
+    dd_publish_epoch(job->daemon, job->id, &row);
+    if (stop)
+        dd_publish_status(job->daemon, job->id);
     dd_sweep_news_tell(job->daemon);
     return DD_OK;
 }

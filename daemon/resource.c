@@ -176,72 +176,6 @@ cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *
     return json;
 }
 
-cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best) {
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddNumberToObject(json, "epoch", row->epoch);
-    dd_put_number(json, "train_loss", row->train_loss);
-    dd_put_number(json, "train_kl", row->train_kl);
-    dd_put_number(json, "train_ce", row->train_ce);
-    dd_put_number(json, "dev_loss", row->dev_loss);
-    dd_put_number(json, "accuracy", row->accuracy);
-    dd_put_number(json, "macro_precision", row->macro_precision);
-    dd_put_number(json, "macro_recall", row->macro_recall);
-    dd_put_number(json, "macro_f1", row->macro_f1);
-    dd_put_number(json, "weighted_precision", row->weighted_precision);
-    dd_put_number(json, "weighted_recall", row->weighted_recall);
-    dd_put_number(json, "weighted_f1", row->weighted_f1);
-    dd_put_number(json, "teacher_agreement", row->teacher_agreement);
-    dd_put_number(json, "lr", row->lr);
-    dd_put_number(json, "seconds", row->seconds);
-    dd_put_number(json, "elapsed_seconds", row->elapsed_seconds);
-    dd_put_number(json, "tokens_per_second", row->tokens_per_second);
-    cJSON_AddBoolToObject(json, "is_best", is_best);
-    if (row->rollback != DD_ROLLBACK_NONE) {
-        cJSON *rollback = cJSON_AddObjectToObject(json, "rollback");
-        cJSON_AddStringToObject(rollback, "reason", dd_rollback_name((enum dd_rollback)row->rollback));
-        cJSON_AddNumberToObject(rollback, "to_epoch", row->rollback_to);
-    } else {
-        cJSON_AddNullToObject(json, "rollback");
-    }
-    dd_put_time(json, "recorded_at", row->recorded_ms);
-    return json;
-}
-
-const char dd_epoch_csv_header[] =
-    "epoch,train_loss,train_kl,train_ce,dev_loss,accuracy,macro_precision,macro_recall,macro_f1,weighted_precision,"
-    "weighted_recall,weighted_f1,teacher_agreement,lr,seconds,elapsed_seconds,tokens_per_second,is_best,rollback,"
-    "rollback_to\n";
-
-void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out) {
-    const double values[] = {row->train_loss,
-                             row->train_kl,
-                             row->train_ce,
-                             row->dev_loss,
-                             row->accuracy,
-                             row->macro_precision,
-                             row->macro_recall,
-                             row->macro_f1,
-                             row->weighted_precision,
-                             row->weighted_recall,
-                             row->weighted_f1,
-                             row->teacher_agreement,
-                             row->lr,
-                             row->seconds,
-                             row->elapsed_seconds,
-                             row->tokens_per_second};
-    dd_buffer_printf(out, "%d", row->epoch);
-    for (size_t i = 0; i < DD_ARRAY_LEN(values); i++) {
-        dd_buffer_putc(out, ',');
-        if (isfinite(values[i])) /* empty, where there is no value */
-            dd_buffer_printf(out, "%.17g", values[i]);
-    }
-    dd_buffer_puts(out, is_best ? ",true" : ",false");
-    if (row->rollback == DD_ROLLBACK_NONE)
-        dd_buffer_puts(out, ",,\n");
-    else
-        dd_buffer_printf(out, ",%s,%d\n", dd_rollback_name((enum dd_rollback)row->rollback), row->rollback_to);
-}
-
 cJSON *dd_step_json(const struct dd_step_row *row) {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "step", (double)row->step);
@@ -324,4 +258,18 @@ void dd_publish_status(struct dd_daemon *daemon, int64_t experiment_id) {
         return;
     dd_publish(daemon, "status", experiment_id, dd_experiment_json(daemon, &experiment));
     dd_experiment_release(&experiment);
+}
+
+void dd_publish_epoch(struct dd_daemon *daemon, int64_t experiment_id, const struct dd_epoch_row *row) {
+    struct dd_experiment experiment;
+    struct dd_error err;
+    cJSON *data = dd_epoch_json(row, row->is_best);
+    if (dd_storage_experiment_get(daemon->storage, experiment_id, &experiment, &err) == DD_OK) {
+        put_progress(data, daemon, &experiment);
+        put_scores(data, "best", &experiment.best, false);
+        put_retention(data, &experiment);
+        cJSON_AddNumberToObject(data, "revision", (double)experiment.revision);
+        dd_experiment_release(&experiment);
+    }
+    dd_publish(daemon, "epoch", experiment_id, data);
 }

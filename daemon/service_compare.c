@@ -2,6 +2,7 @@
  * them leads by more than noise. Threads: request threads.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,47 +10,6 @@
 #include "daemon/daemon.h"
 
 #define MAX_IDS 50
-
-static const struct {
-    const char *name;
-    size_t offset;
-} series[] = {
-#define COLUMN(field)                                                                                                  \
-    { #field, offsetof(struct dd_epoch_row, field) }
-    COLUMN(train_loss),
-    COLUMN(train_kl),
-    COLUMN(train_ce),
-    COLUMN(dev_loss),
-    COLUMN(accuracy),
-    COLUMN(macro_precision),
-    COLUMN(macro_recall),
-    COLUMN(macro_f1),
-    COLUMN(weighted_precision),
-    COLUMN(weighted_recall),
-    COLUMN(weighted_f1),
-    COLUMN(teacher_agreement),
-    COLUMN(lr),
-    COLUMN(seconds),
-    COLUMN(elapsed_seconds),
-    COLUMN(tokens_per_second),
-#undef COLUMN
-};
-
-/* {"epoch":[…],"train_loss":[…],…} */
-static cJSON *series_json(const struct dd_epoch_row *rows, size_t count) {
-    cJSON *json = cJSON_CreateObject(), *epochs = cJSON_AddArrayToObject(json, "epoch");
-    for (size_t i = 0; i < count; i++)
-        cJSON_AddItemToArray(epochs, cJSON_CreateNumber(rows[i].epoch));
-    for (size_t k = 0; k < DD_ARRAY_LEN(series); k++) {
-        cJSON *column = cJSON_AddArrayToObject(json, series[k].name);
-        for (size_t i = 0; i < count; i++) {
-            double value;
-            memcpy(&value, (const char *)&rows[i] + series[k].offset, sizeof value);
-            cJSON_AddItemToArray(column, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
-        }
-    }
-    return json;
-}
 
 static const cJSON *field_of(const cJSON *spec, const char *outer, const char *name) {
     return cJSON_GetObjectItemCaseSensitive(outer != NULL ? cJSON_GetObjectItemCaseSensitive(spec, outer) : spec, name);
@@ -95,12 +55,16 @@ static void add_differences(cJSON *list, cJSON *const *specs, size_t n, const ch
     }
 }
 
-/* One run into the answer; its record into *ret_run and its resolved spec, without what merely labels it, into
- * *ret_spec. */
-static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs, struct dd_experiment *ret_run,
-                              cJSON **ret_spec, struct dd_error *err) {
-    static const char *const kept[] = {"id",      "name",      "status", "tags",     "best",      "last",
-                                       "teacher", "retention", "model",  "progress", "created_at"};
+/* What of the series is asked for. */
+struct wanted {
+    uint32_t columns;
+    size_t max_points;
+};
+
+/* One run into the answer, its resource with its series; its record into *ret_run and its resolved spec, without what
+ * merely labels it, into *ret_spec. */
+static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, const struct wanted *wanted, cJSON *runs,
+                              struct dd_experiment *ret_run, cJSON **ret_spec, struct dd_error *err) {
     struct dd_experiment e;
     enum dd_status status = dd_storage_experiment_get(daemon->storage, id, &e, err);
     if (status == DD_NOT_FOUND)
@@ -111,12 +75,10 @@ static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, cJSON *runs,
     size_t count = 0;
     status = dd_storage_epochs_get(daemon->storage, id, 0, &rows, &count, err);
     if (status == DD_OK) {
-        cJSON *whole = dd_experiment_json(daemon, &e), *run = cJSON_CreateObject();
-        for (size_t i = 0; i < DD_ARRAY_LEN(kept); i++)
-            cJSON_AddItemToObject(run, kept[i], cJSON_DetachItemFromObjectCaseSensitive(whole, kept[i]));
-        cJSON_AddItemToObject(run, "series", series_json(rows, count));
+        count = dd_epochs_reduce(rows, count, wanted->max_points);
+        cJSON *run = dd_experiment_json(daemon, &e);
+        cJSON_AddItemToObject(run, "series", dd_epoch_series(rows, count, wanted->columns));
         cJSON_AddItemToArray(runs, run);
-        cJSON_Delete(whole);
         *ret_spec = dd_json_of(e.spec_json);
         static const char *const labels[] = {"name", "notes", "tags", "priority", "save_as"};
         for (size_t i = 0; i < DD_ARRAY_LEN(labels); i++)
@@ -170,6 +132,8 @@ enum dd_status dd_compare_op(void *context, const struct dd_api_call *call, stru
                              struct dd_problem *problem) {
     struct dd_daemon *daemon = context;
     const char *ids = dd_api_param(call, "ids");
+    const struct wanted wanted = {dd_epoch_columns(dd_api_param(call, "fields")),
+                                  (size_t)dd_api_param_int(call, "max_points", INT_MAX)};
     cJSON *specs[MAX_IDS] = {NULL};
     struct dd_experiment *rows = dd_calloc(MAX_IDS, sizeof *rows);
     size_t n = 0;
@@ -184,13 +148,16 @@ enum dd_status dd_compare_op(void *context, const struct dd_api_call *call, stru
             break;
         }
         cJSON_AddItemToArray(list, cJSON_CreateNumber((double)id));
-        status = add_run(daemon, id, runs, &rows[n], &specs[n], &problem->error);
+        status = add_run(daemon, id, &wanted, runs, &rows[n], &specs[n], &problem->error);
         n += status == DD_OK;
         p = end + (*end == ',');
     }
     if (status == DD_OK && n > 0)
         add_differences(cJSON_AddArrayToObject(json, "differences"), specs, n, NULL);
-    if (status == DD_OK)
+    /* Who names the series that it wants is a chart; resampling for it would be work that nobody reads. */
+    if (dd_api_param(call, "fields") != NULL && dd_api_param(call, "baseline") == NULL)
+        cJSON_AddNullToObject(json, "significance");
+    else if (status == DD_OK)
         status = add_significance(daemon, call, rows, n, json, &problem->error);
     for (size_t i = 0; i < n; i++)
         cJSON_Delete(specs[i]);

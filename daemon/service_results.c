@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -40,15 +41,16 @@ enum dd_status dd_experiment_metrics_op(void *context, const struct dd_api_call 
     const char *format = dd_api_param(call, "format");
     if (format != NULL ? strcmp(format, "csv") == 0 : wants(call, "text/csv")) {
         dd_buffer_init(&result->text, 16 << 20);
-        dd_buffer_puts(&result->text, dd_epoch_csv_header);
+        dd_epoch_csv_head(&result->text);
         for (size_t i = 0; i < count; i++)
             dd_epoch_csv(&rows[i], rows[i].epoch == best, &result->text);
         result->content_type = "text/csv; charset=utf-8";
         status = dd_buffer_check(&result->text, err);
     } else {
+        size_t kept = dd_epochs_reduce(rows, count, (size_t)dd_api_param_int(call, "max_points", INT_MAX));
         result->json = cJSON_CreateObject();
         cJSON *list = cJSON_AddArrayToObject(result->json, "epochs");
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < kept; i++)
             cJSON_AddItemToArray(list, dd_epoch_json(&rows[i], rows[i].epoch == best));
     }
     free(rows);

@@ -194,11 +194,11 @@ test('two tabs share one event stream', { skip }, async () => {
 test('a new experiment by the form: faults at their fields, then queued', { skip }, async () => {
   const page = await browser.open(`${daemon.url}/new?dataset=news&teacher=teacher`);
   await page.locator('.new-side .figures div').first().waitFor();
-  await page.getByLabel('Share of KL').fill('1.7');
+  await page.locator('[name=alpha]').fill('1.7');
   await page.locator('#field-alpha-fault:not(:empty)').waitFor();
-  await page.getByLabel('Share of KL').fill('0.3');
-  await page.getByLabel('Epochs').fill('2');
-  await page.getByLabel('Layers').fill('1');
+  await page.locator('[name=alpha]').fill('0.3');
+  await page.locator('[name=epochs]').fill('2');
+  await page.locator('[name=layers]').fill('1');
   await page.locator('.new-side .figures div').first().waitFor();
   await page.getByRole('button', { name: 'Queue it' }).click();
   await page.waitForURL(/runs\/\d+/);

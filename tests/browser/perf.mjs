@@ -1,18 +1,29 @@
-// A benchmark of the dashboard (`make bench-web`), not a test: 10,000 finished runs with 200 epochs each of the newest
-// twenty, put into a fresh database by SQL; then how long the list and Compare take to be usable in a real browser.
+// A benchmark of the dashboard (`make bench-web`), not a test. First size: 10,000 finished runs, 200 epochs each of the
+// newest sixty, put into a fresh database by SQL; how long until the list and Compare can be used, in a real browser.
+// Then life: four runs that train at once, the longest task of each page that shows them, and the bytes that one open page
+// moves for each epoch and each step event, from which an hour is reckoned.
+//
+//   node tests/browser/perf.mjs                      this build
+//   node tests/browser/perf.mjs --before DISTILLD    another build beside it, in turns: on a busy machine only ratios tell
+//   node tests/browser/perf.mjs --live 120           seconds to watch the four runs (default 30)
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { Daemon } from '../e2e/daemon.mjs';
+import { Daemon, binary, tinyTeacher, topics } from '../e2e/daemon.mjs';
 import { launch, noBrowser } from './browser.mjs';
 
 const RUNS = 10_000;
 const COMPARED = 20;
 const EPOCHS = 200;
+const ROUNDS = 5;
 
 if (noBrowser) {
   console.error(noBrowser);
   process.exit(1);
 }
+const option = (name) => (process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : null);
+const builds = { after: binary };
+if (option('--before')) builds.before = option('--before');
+const liveSeconds = Number(option('--live') ?? 30);
 
 /** Rows like those of real runs; macro-F1 rises and settles, so that sparklines and curves have something to draw. */
 const SQL = `
@@ -36,49 +47,148 @@ SELECT id, k, 2.0 / k, 1.0 / k, 1.0 / k, 0.5 + 1.0 / k, 0.8 - 0.5 / k, 0.7, 0.7,
   0.9, 0.0001, 4.5, 4.5 * k, 9000, 0, 1700000000000 + k FROM experiments, e WHERE id > ${RUNS - 60};
 COMMIT;`;
 
-const first = await Daemon.start({ args: ['--workers', '1', '--threads', '1'] });
-await first.stop('SIGTERM');
-const script = 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.stdin.read())';
-const filled = spawnSync('python3', ['-c', script, join(first.dataDir, 'distilld.db')], { input: SQL, encoding: 'utf8' });
-if (filled.status !== 0) throw new Error(filled.stderr);
-const daemon = await Daemon.start({ dataDir: first.dataDir, args: ['--workers', '1', '--threads', '1'] });
-const browser = await launch();
+/** A daemon of one build with the big history in it. */
+async function filledDaemon(executable) {
+  const first = await Daemon.start({ executable, args: ['--workers', '1', '--threads', '1'] });
+  await first.stop('SIGTERM');
+  const script = 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.stdin.read())';
+  const filled = spawnSync('python3', ['-c', script, join(first.dataDir, 'distilld.db')], { input: SQL, encoding: 'utf8' });
+  if (filled.status !== 0) throw new Error(filled.stderr);
+  const daemon = await Daemon.start({ executable, dataDir: first.dataDir, args: ['--workers', '1', '--threads', '1'] });
+  daemon.ownsDir = true;
+  return daemon;
+}
 
-/** Milliseconds from navigation until the selector is there, and the longest task on the way. */
-async function measure(context, path, selector, wait = 500) {
+/** In the page: when `wanted` was first there at a frame, and the longest task. */
+function watch(wanted) {
+  window.longest = 0;
+  window.ready = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) window.longest = Math.max(window.longest, entry.duration);
+  }).observe({ type: 'longtask', buffered: true });
+  const look = () => {
+    const found = document.querySelectorAll(wanted.selector);
+    if (found.length >= wanted.count) window.ready = performance.now();
+    else requestAnimationFrame(look);
+  };
+  if (wanted) requestAnimationFrame(look);
+}
+
+/** Milliseconds for which at least one request was under way before `until`: what network and daemon took. */
+function waited(until) {
+  const spans = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
+    .map((e) => [e.startTime, Math.min(e.responseEnd || until, until)])
+    .filter(([from, to]) => from < to)
+    .sort((a, b) => a[0] - b[0]);
+  let sum = 0;
+  let end = 0;
+  for (const [from, to] of spans) {
+    sum += Math.max(0, to - Math.max(from, end));
+    end = Math.max(end, to);
+  }
+  return sum;
+}
+
+async function measure(context, url, wanted, settle = 700) {
   const page = await browser.open('about:blank', { context });
-  await page.addInitScript(() => {
-    window.longest = 0;
-    new PerformanceObserver((list) => {
-      for (const entry of list.getEntries()) window.longest = Math.max(window.longest, entry.duration);
-    }).observe({ type: 'longtask', buffered: true });
-  });
-  await page.goto(daemon.url + path, { waitUntil: 'commit' });
-  await page.waitForFunction((wanted) => document.querySelector(wanted), selector);
-  const ready = await page.evaluate(() => performance.now());
+  const devtools = await context.newCDPSession(page);
+  await devtools.send('Performance.enable', { timeDomain: 'threadTicks' });
+  await page.addInitScript(watch, wanted);
+  await page.goto(url, { waitUntil: 'commit' });
+  await page.waitForFunction(() => window.ready > 0);
+  const ready = await page.evaluate(() => window.ready);
   const paint = await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0);
-  await page.waitForTimeout(wait);
+  const network = await page.evaluate(waited, ready);
+  const { metrics } = await devtools.send('Performance.getMetrics');
+  const cpu = 1000 * metrics.find((m) => m.name === 'TaskDuration').value;
+  const requests = page.requested.filter((u) => u.includes('/api/')).length;
+  await page.waitForTimeout(settle);
   const longest = await page.evaluate(() => window.longest);
   await page.close();
-  return { ready, paint, longest };
+  return { ready, paint, own: ready - network, cpu, longest, requests };
 }
-const print = (what, { ready, paint, longest }) =>
-  console.log(`${what.padEnd(44)} ${ready.toFixed(0).padStart(5)} ms   first paint ${paint.toFixed(0).padStart(4)} ms   longest task ${longest.toFixed(0).padStart(4)} ms`);
+const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+const ms = (v) => `${v.toFixed(0)} ms`.padStart(8);
 
-try {
+async function size(daemons) {
   const ids = Array.from({ length: COMPARED }, (_, i) => RUNS - i).join(',');
-  const list = 'tbody tr[data-id]';
-  for (const query of ['/experiments?limit=60&sort=-id', '/experiments?limit=60&sort=-best_macro_f1', '/experiments?limit=60&q=999', `/compare?ids=${ids}`]) {
-    const start = performance.now();
-    await daemon.get(query);
-    console.log(`GET ${query.slice(0, 40).padEnd(40)} ${(performance.now() - start).toFixed(0).padStart(5)} ms`);
+  const rows = { selector: 'tbody tr[data-id]', count: 20 };
+  const cases = [
+    [`${RUNS} runs: the list`, '/runs', rows],
+    ['… sorted by macro-F1', '/runs?sort=-best_macro_f1', rows],
+    [`compare ${COMPARED} × ${EPOCHS}: two charts`, `/compare?ids=${ids}`, { selector: '.charts.two .chart canvas', count: 2 }],
+  ];
+  console.log('median of', ROUNDS, 'warm visits'.padEnd(30), '   ready  w/o requests  CPU of the page  first paint  longest task  requests');
+  const contexts = {};
+  for (const name of Object.keys(daemons)) contexts[name] = await browser.context();
+  for (const [what, path, wanted] of cases) {
+    const all = Object.fromEntries(Object.keys(daemons).map((name) => [name, []]));
+    for (let round = 0; round <= ROUNDS; round++) // the first warms the cache, as an earlier visit did
+      for (const [name, daemon] of Object.entries(daemons)) {
+        const got = await measure(contexts[name], daemon.url + path, wanted);
+        if (round) all[name].push(got);
+      }
+    for (const [name, list] of Object.entries(all)) {
+      const m = (key) => median(list.map((r) => r[key]));
+      console.log(`${name.padEnd(7)}${what.padEnd(38)}`, ms(m('ready')), ms(m('own')).padStart(13), ms(m('cpu')).padStart(16), ms(m('paint')).padStart(12),
+        ms(m('longest')).padStart(13), String(m('requests')).padStart(9));
+    }
   }
-  const context = await browser.context();
-  await measure(context, '/runs', list); // warms the cache, as a second visit
-  print(`${RUNS} runs: the list`, await measure(context, '/runs', list));
-  print('… sorted by macro-F1', await measure(context, '/runs?sort=-best_macro_f1', list));
-  print(`compare ${COMPARED} × ${EPOCHS} epochs: curves drawn`, await measure(context, `/compare?ids=${ids}`, '.chart-panel canvas', 2500));
+  for (const query of ['/experiments?limit=60&sort=-id', '/experiments?limit=60&q=999', `/compare?ids=${ids}`])
+    for (const [name, daemon] of Object.entries(daemons)) {
+      const start = performance.now();
+      const { text } = await daemon.call('GET', query);
+      console.log(`${name.padEnd(7)}GET ${query.slice(0, 34).padEnd(34)}`, ms(performance.now() - start), `${text.length} bytes`.padStart(18));
+    }
+}
+
+const sentBytes = async (daemon) => {
+  const text = await (await fetch(`${daemon.url}/metrics`)).text();
+  return Number(/^distilld_http_sent_bytes_total (\d+)/m.exec(text)[1]) - text.length;
+};
+
+/** Four runs train; one page at a time shows them. */
+async function life(name, executable) {
+  const daemon = await Daemon.start({ executable, args: ['--workers', '4', '--threads', '4'] });
+  try {
+    await daemon.upload('news', { train: { text: topics(1200), filename: 'train.tsv' }, dev: { text: topics(200, 5), filename: 'dev.tsv' } });
+    const ids = [];
+    for (let i = 0; i < 4; i++)
+      ids.push((await daemon.post('/experiments', { ...tinyTeacher, dataset: 'news', seed: i + 1, epochs: 10_000 })).id);
+    for (const id of ids) await daemon.waitState(id, 'running');
+    const context = await browser.context();
+    for (const path of ['/runs', `/runs/${ids[0]}`, `/compare?ids=${ids}`]) {
+      const page = await browser.open('about:blank', { context });
+      await page.addInitScript(watch, null);
+      await page.goto(daemon.url + path);
+      await page.waitForTimeout(3000); // the start is measured above
+      await page.evaluate(() => (window.longest = 0));
+      const before = { bytes: await sentBytes(daemon), epochs: await epochsOf(daemon, ids), asked: page.requested.length };
+      await page.waitForTimeout(1000 * liveSeconds);
+      const longest = await page.evaluate(() => window.longest);
+      const epochs = (await epochsOf(daemon, ids)) - before.epochs;
+      const bytes = (await sentBytes(daemon)) - before.bytes;
+      console.log(`${name.padEnd(7)}four runs stream: ${path.padEnd(20)} longest task ${ms(longest)}, ${epochs} epochs in ${liveSeconds} s,`,
+        `${(bytes / 1000).toFixed(0)} kB, ${page.requested.length - before.asked} GETs`);
+      await page.close();
+    }
+  } finally {
+    await daemon.discard();
+  }
+}
+async function epochsOf(daemon, ids) {
+  const all = await Promise.all(ids.map((id) => daemon.get(`/experiments/${id}`)));
+  return all.reduce((sum, r) => sum + r.progress.epoch, 0);
+}
+
+const browser = await launch();
+const daemons = {};
+try {
+  for (const [name, executable] of Object.entries(builds)) daemons[name] = await filledDaemon(executable);
+  await size(daemons);
+  await Promise.all(Object.values(daemons).map((daemon) => daemon.discard()));
+  for (const [name, executable] of Object.entries(builds)) await life(name, executable);
 } finally {
   await browser.close();
-  await daemon.discard();
+  await Promise.all(Object.values(daemons).map((daemon) => daemon.discard()));
 }

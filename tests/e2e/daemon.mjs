@@ -16,13 +16,13 @@ export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 export const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
 
 export class Daemon {
-  // options: args (more command line), dataDir (kept when given), env
+  // options: args (more command line), dataDir (kept when given), env, executable (another build)
   static async start(options = {}) {
     const daemon = new Daemon();
     daemon.ownsDir = !options.dataDir;
     daemon.dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'distilld-e2e-'));
     const args = ['serve', '--listen', options.listen ?? '127.0.0.1:0', '--data-dir', daemon.dataDir, ...(options.args ?? [])];
-    daemon.process = spawn(binary, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.env } });
+    daemon.process = spawn(options.executable ?? binary, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.env } });
     daemon.output = '';
     daemon.exited = once(daemon.process, 'exit').then(([code, signal]) => (daemon.exit = { code, signal }));
     for (const stream of [daemon.process.stdout, daemon.process.stderr]) {

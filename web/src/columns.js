@@ -2,9 +2,9 @@
 
 /** Columns of equal length, ordered by a key; a row with a known key replaces what was there. */
 export class Columns {
-  constructor(key) {
+  constructor(key, columns = { [key]: [] }) {
     this.key = key;
-    this.columns = { [key]: [] };
+    this.columns = columns;
   }
 
   get length() {

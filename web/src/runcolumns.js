@@ -5,7 +5,7 @@ import { bytes, count, duration, NONE, number, percent, score, shortTime, fullTi
 import { progressBar, statusMark } from './widgets.js';
 import { href } from './router.js';
 import { runColour } from './colour.js';
-import { metricsOf } from './store.js';
+import { seriesOf } from './store.js';
 
 const SPARK_WIDTH = 64;
 const SPARK_HEIGHT = 16;
@@ -23,7 +23,7 @@ export function shape(spec) {
 
 /** Macro-F1 per epoch as a small line: from 0 … 1 scaled to its own range, the best epoch as a dot. */
 export function sparkline(id) {
-  const rows = metricsOf(id);
+  const rows = seriesOf(id);
   const host = h('span', { class: 'spark' });
   if (!rows || rows.length < 2) return host;
   const y = rows.column('macro_f1');

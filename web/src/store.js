@@ -2,8 +2,9 @@
 // copies. History is fetched once: afterwards only deltas (events, or `?after=` when events were missed) are added.
 //
 // Topics: 'run:<id>' a resource changed, 'runs' some resource changed or appeared (payload: id), 'gone' one was deleted,
-// 'metrics:<id>', 'steps:<id>', 'log:<id>' rows were added, 'stream' the line's state changed, 'reset' events were missed.
-import { get } from './api.js';
+// 'state' a run has another status, 'metrics:<id>', 'steps:<id>', 'log:<id>' rows were added, 'stream' the line's state changed, 'reset' events were missed.
+import { get, query } from './api.js';
+import { COMPARED, comparePath, SERIES_POINTS } from './first.js';
 import { Columns } from './columns.js';
 import { connect } from './stream.js';
 import { thin } from './smooth.js';
@@ -47,6 +48,7 @@ export function keep(resource) {
   touched.set(resource.id, (touched.get(resource.id) ?? 0) + 1);
   emit(`run:${resource.id}`, resource);
   emit('runs', resource.id);
+  if (held?.status !== resource.status) emit('state', resource.id);
   return resource;
 }
 
@@ -70,29 +72,96 @@ export async function loadRuns(search, signal) {
 }
 
 // ---- metrics per epoch --------------------------------------------------------------------------------------------
+// An entry holds all columns (`names` null) or some (a Set of them: the list wants one, Compare a few).
 
-export const metricsOf = (id) => metrics.get(id)?.rows ?? null;
+/** All columns of a run, or null when not all are here. */
+export const metricsOf = (id) => (metrics.get(id)?.names === null ? metrics.get(id).rows : null);
+/** Those columns that were asked for with loadSeries, or more. */
+export const seriesOf = (id) => metrics.get(id)?.rows ?? null;
+export const hasSeries = (id, names) => {
+  const held = metrics.get(id)?.names;
+  return held === null || (held !== undefined && names.every((name) => held.has(name)));
+};
 
-/** Fetches the epochs of a run that are not here yet; a final run that was read whole is never asked again. */
-export function loadMetrics(id) {
-  let entry = metrics.get(id);
-  if (!entry) metrics.set(id, (entry = { rows: new Columns('epoch'), whole: false, pending: null, early: [] }));
-  if (entry.whole) return Promise.resolve(entry.rows);
-  entry.pending ??= (async () => {
-    try {
-      const wasFinal = isFinal(id);
-      const after = entry.rows.length ? `?after=${entry.rows.last}` : '';
-      const answer = await get(`experiments/${id}/metrics${after}`);
-      for (const row of [...answer.epochs, ...entry.early]) entry.rows.add(row);
-      entry.early = [];
-      entry.whole = wasFinal;
-      emit(`metrics:${id}`, entry.rows);
-      return entry.rows;
-    } finally {
+function entryOf(id) {
+  if (!metrics.has(id)) metrics.set(id, { rows: new Columns('epoch'), names: new Set(), whole: false, pending: null, early: [] });
+  return metrics.get(id);
+}
+
+/** Adds epochs to what is held of a run; of its columns only those that are held. */
+function addEpochs(id, list) {
+  const { rows, names } = metrics.get(id);
+  for (const row of list) rows.add(names ? Object.fromEntries(['epoch', ...names].map((name) => [name, row[name]])) : row);
+  if (rows.length > 2 * SERIES_POINTS) rows.pick(thin(rows.column('macro_f1'), SERIES_POINTS));
+  emit(`metrics:${id}`, rows);
+}
+
+/** One reading at a time; epochs that events bring meanwhile go behind what was read. */
+function reading(ids, work) {
+  const pending = work().finally(() => {
+    for (const id of ids) {
+      const entry = metrics.get(id);
+      if (!entry) continue;
       entry.pending = null;
+      const early = entry.early.splice(0);
+      if (early.length && (entry.names === null || entry.names.size)) addEpochs(id, early);
     }
-  })();
-  return entry.pending;
+  });
+  for (const id of ids) entryOf(id).pending = pending;
+  return pending;
+}
+
+/** All columns of a run: fetched once, then only the epochs that are missing; a final run that was read whole never again. */
+export async function loadMetrics(id) {
+  const entry = entryOf(id);
+  if (entry.pending) await entry.pending.catch(() => {});
+  if (entry.pending) return entry.pending;
+  if (entry.whole && entry.names === null) return entry.rows;
+  return reading([id], async () => {
+    const wasFinal = isFinal(id);
+    const after = entry.names === null && entry.rows.length ? entry.rows.last : null;
+    const { epochs } = await get(`experiments/${id}/metrics${query({ max_points: SERIES_POINTS, after })}`);
+    if (entry.names !== null) entry.rows = new Columns('epoch');
+    entry.names = null;
+    entry.whole = wasFinal;
+    addEpochs(id, epochs);
+    return entry.rows;
+  });
+}
+
+/** The epochs that are missing behind those held, in the columns that are held. */
+async function loadMissing(id) {
+  const entry = metrics.get(id);
+  if (entry.names === null) return loadMetrics(id);
+  if (entry.pending || !entry.names.size) return undefined;
+  return reading([id], async () => {
+    const { epochs } = await get(`experiments/${id}/metrics${query({ max_points: SERIES_POINTS, after: entry.rows.last ?? 0 })}`);
+    addEpochs(id, epochs);
+  });
+}
+
+/** Some columns of many runs, and the runs themselves, in one call; asks only for runs of which something is missing. */
+export async function loadSeries(ids, names) {
+  await Promise.all(ids.map((id) => metrics.get(id)?.pending?.catch(() => {})));
+  const wanted = ids.filter((id) => !runs.has(id) || !hasSeries(id, names)).slice(0, COMPARED);
+  if (!wanted.length) return;
+  const fields = [...new Set([...names, ...wanted.flatMap((id) => [...(metrics.get(id)?.names ?? [])])])];
+  const before = new Map(touched);
+  await reading(wanted, async () => {
+    const { experiments } = await get(comparePath(wanted, fields));
+    for (const { series, ...resource } of experiments) {
+      const entry = entryOf(resource.id);
+      if (entry.names !== null) {
+        entry.rows = new Columns('epoch', series);
+        entry.names = new Set(fields);
+        entry.whole = FINAL.has(resource.status);
+        emit(`metrics:${resource.id}`, entry.rows);
+      }
+      const held = runs.get(resource.id);
+      const overtaken = touched.get(resource.id) !== before.get(resource.id);
+      if (!held || (!overtaken && held.revision !== resource.revision)) keep(resource);
+    }
+  });
 }
 
 // ---- steps ---------------------------------------------------------------------------------------------------------
@@ -147,6 +216,20 @@ function addLog(id, lines) {
 
 // ---- events --------------------------------------------------------------------------------------------------------
 
+/** An epoch: a row of the metrics, and what it changes of the run (no status event comes with it). */
+function receiveEpoch(id, { experiment_id: _, progress, best, retention, revision, ...row }) {
+  const entry = metrics.get(id);
+  if (entry?.pending) entry.early.push(row);
+  else if (entry && (entry.names === null || entry.names.size)) {
+    // A gap: what lies between is asked for, and only that.
+    if (row.epoch > (entry.rows.last ?? 0) + 1) loadMissing(id).catch(() => {});
+    else addEpochs(id, [row]);
+  }
+  const held = runs.get(id);
+  if (held && progress && !(revision < held.revision))
+    keep({ ...held, progress: { ...held.progress, ...progress }, best, retention, revision, last: row });
+}
+
 function receive(type, data) {
   if (type === 'reset') {
     catchUp();
@@ -162,19 +245,7 @@ function receive(type, data) {
     const { experiment_id: _, ...resource } = data;
     keep(resource);
   } else if (type === 'epoch') {
-    const { experiment_id: _, ...row } = data;
-    const entry = metrics.get(id);
-    if (!entry) return;
-    if (entry.pending) {
-      entry.early.push(row); // came while the history was being read: goes behind it
-      return;
-    }
-    // A gap: what lies between is asked for, and only that.
-    if (row.epoch > (entry.rows.last ?? 0) + 1) loadMetrics(id).catch(() => {});
-    else {
-      entry.rows.add(row);
-      emit(`metrics:${id}`, entry.rows);
-    }
+    receiveEpoch(id, data);
   } else if (type === 'step') {
     addSteps(id, data.steps);
     const resource = runs.get(id);
@@ -210,7 +281,7 @@ export function watchSteps(id) {
 
 /** Events were missed: asks for what came since, for everything that is still moving and has been read before. */
 function catchUp() {
-  for (const [id, entry] of metrics) if (!entry.whole) loadMetrics(id).catch(() => {});
+  for (const [id, entry] of metrics) if (!entry.whole) loadMissing(id).catch(() => {});
   for (const id of steps.keys()) catchUpSteps(id);
   for (const id of logs.keys()) loadLog(id).catch(() => {});
   emit('reset');

@@ -1,7 +1,7 @@
 // A table of any length of which only the rows in view exist. Rows have one height (the custom property --row of the
 // scroller, read anew when the width changes, since a phone has taller rows). Spacer rows stand for what is not built.
 
-const OVERSCAN = 12;
+const OVERSCAN = 8;
 const focusable = (row) => [...row.querySelectorAll('a, button, input')];
 
 /**

@@ -134,6 +134,21 @@ static void test_compare(void **state) {
     assert_int_equal(at(at(first, "best"), "epoch")->valueint, 2);
     cJSON_Delete(result.json);
 
+    const struct dd_api_param some[] = {{"ids", ids}, {"fields", "macro_f1,accuracy"}, {"max_points", "4"}};
+    const struct dd_api_call few = {.params = some, .n_params = 3};
+    for (int epoch = 3; epoch <= 9; epoch++)
+        put_epoch(one, epoch, 0.5);
+    assert_int_equal(dd_compare_op(&test_daemon, &few, &result, &problem), DD_OK);
+    first = cJSON_GetArrayItem(at(result.json, "experiments"), 0);
+    assert_string_equal(at(at(first, "spec"), "save_as")->valuestring, "x"); /* the resource, not a part of it */
+    assert_non_null(at(first, "allowed_actions"));
+    series = at(first, "series");
+    assert_int_equal(cJSON_GetArraySize(series), 3);
+    assert_int_equal(cJSON_GetArraySize(at(series, "epoch")), 4);
+    assert_int_equal(cJSON_GetArraySize(at(series, "accuracy")), 4);
+    assert_true(cJSON_GetArrayItem(at(series, "macro_f1"), 1)->valuedouble == 0.75); /* the best stays */
+    cJSON_Delete(result.json);
+
     const struct dd_api_param missing[] = {{"ids", "1,999999"}};
     const struct dd_api_call bad = {.params = missing, .n_params = 1};
     assert_int_equal(dd_compare_op(&test_daemon, &bad, &result, &problem), DD_NOT_FOUND);

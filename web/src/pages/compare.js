@@ -1,7 +1,7 @@
 // Compare: several runs side by side: two overlaid charts, a table with differences to a baseline, what differs in the
 // specs, quality against size and time, parallel coordinates, and where two confusion matrices differ. Live as the Run
 // page is, from the same store.
-import { fill, h } from '../dom.js';
+import { debounce, fill, h } from '../dom.js';
 import { t } from '../i18n.js';
 import { explain, get, query } from '../api.js';
 import { chartPanel } from '../chartpanel.js';
@@ -9,14 +9,11 @@ import { runColour, runDash, runSymbol } from '../colour.js';
 import { bytes, delta, duration, number, percent, score, shortScore } from '../format.js';
 import { attempt, chip, notice, segmented } from '../widgets.js';
 import { href, route, setParams } from '../router.js';
-import { loadMetrics, loadRun, loadRuns, metricsOf, on, run } from '../store.js';
+import { loadRun, loadRuns, loadSeries, on, run, seriesOf } from '../store.js';
+import { comparedIds, comparedMetric, comparedSeries, METRICS } from '../first.js';
 import { smooth } from '../smooth.js';
 import { leadTable } from './lead.js';
 import { confusionDifference, differs, flatten, parallelOf, seedGroups } from './compare-parts.js';
-
-const MOST = 50;
-const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
-const METRICS = [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'dev_loss'];
 
 export function mount(root) {
   let ids = [];
@@ -50,12 +47,12 @@ export function mount(root) {
   fill(root, h('div', { class: 'page' }, h('h1', { class: 'page-title' }, t('nav.compare')), note, body));
 
   const param = (name) => route().params.get(name);
-  const metric = (name, otherwise) => (METRICS.includes(param(name)) ? param(name) : otherwise);
   const xMode = () => (param('x') === 'time' ? 'time' : 'epoch');
   const smoothing = () => Math.min(0.98, Math.max(0, Number(param('smooth')) || 0));
   const hidden = () => new Set((param('hide') ?? '').split(',').filter(Boolean));
   const seeds = () => param('seeds') === '1';
   const baseline = () => (ids.includes(Number(param('base'))) ? Number(param('base')) : ids[0]);
+  const series = () => comparedSeries(route().params);
   const label = (id) => (run(id)?.name ? `#${id} ${run(id).name}` : `#${id}`);
   const toggle = (id) => {
     const set = hidden();
@@ -67,7 +64,7 @@ export function mount(root) {
   const xOf = (rows) => (xMode() === 'time' ? rows.column('elapsed_seconds') : rows.column('epoch'));
 
   function lineOf(id, name) {
-    const rows = metricsOf(id);
+    const rows = seriesOf(id);
     if (!rows?.length) return [];
     const x = xOf(rows);
     const y = rows.column(name);
@@ -88,7 +85,7 @@ export function mount(root) {
 
   /** Mean over the seeds of a group at each epoch that all have, with the least and the largest as faint lines. */
   function groupLines(group, name) {
-    const rows = group.map(metricsOf).filter((r) => r?.length);
+    const rows = group.map(seriesOf).filter((r) => r?.length);
     if (!rows.length) return [];
     const n = Math.min(...rows.map((r) => r.length));
     const x = xOf(rows[0]).slice(0, n);
@@ -119,7 +116,7 @@ export function mount(root) {
       ? seedGroups(ids.filter(run), (id) => run(id).spec).flatMap((group) => groupLines(group, name))
       : ids.flatMap((id) => lineOf(id, name));
     if (!series.length) return null;
-    const isScore = SCORES.includes(name);
+    const isScore = METRICS.scores.includes(name);
     return {
       x: {
         name: t(`x.${xMode()}`),
@@ -137,7 +134,7 @@ export function mount(root) {
   }
 
   function curveSummary(name) {
-    const lower = !SCORES.includes(name);
+    const lower = !METRICS.scores.includes(name);
     const ends = ids.map((id) => [id, bestOf(id, name)]).filter(([, v]) => v !== null);
     if (!ends.length) return t('chart.nothing_yet');
     ends.sort((a, b) => (lower ? a[1] - b[1] : b[1] - a[1]));
@@ -152,15 +149,15 @@ export function mount(root) {
   }
   function bestOf(id, name) {
     const values =
-      metricsOf(id)
+      seriesOf(id)
         ?.column(name)
         .filter((v) => v !== null) ?? [];
     if (!values.length) return null;
-    return values.reduce((a, b) => (SCORES.includes(name) ? Math.max(a, b) : Math.min(a, b)));
+    return values.reduce((a, b) => (METRICS.scores.includes(name) ? Math.max(a, b) : Math.min(a, b)));
   }
 
   function curvePanel(key, otherwise) {
-    const name = () => metric(key, otherwise);
+    const name = () => comparedMetric(route().params, key);
     const panel = chartPanel({
       title: t(key === 'm1' ? 'compare.first' : 'compare.second'),
       name: `compare-${key}`,
@@ -178,7 +175,7 @@ export function mount(root) {
         value: name(),
         onchange: (e) => setParams({ [key]: e.target.value === otherwise ? null : e.target.value }),
       },
-      METRICS.map((m) => h('option', { value: m }, t(`metric.${m}`))),
+      METRICS.all.map((m) => h('option', { value: m }, t(`metric.${m}`))),
     );
     panel.element.querySelector('h2').replaceChildren(select);
     return panel;
@@ -190,10 +187,10 @@ export function mount(root) {
     const at = param('at') ?? 'best';
     const scoresOf = (r) => {
       if (at === 'best' || at === 'last') return r[at];
-      const rows = metricsOf(r.id);
+      const rows = seriesOf(r.id);
       const i = rows ? rows.column('epoch').indexOf(Number(at)) : -1;
       if (i < 0) return null;
-      return { epoch: Number(at), ...Object.fromEntries(METRICS.map((m) => [m, rows.column(m)[i]])) };
+      return { epoch: Number(at), ...Object.fromEntries(METRICS.all.map((m) => [m, rows.column(m)[i]])) };
     };
     const reference = base && scoresOf(base);
     const keys = ['macro_f1', 'accuracy', 'weighted_f1'];
@@ -462,7 +459,9 @@ export function mount(root) {
     );
   }
 
+  const tableSoon = debounce(() => root.isConnected && drawTable(), 200);
   function redraw() {
+    loadSeries(ids, series()).catch(() => {}); // another metric may have been chosen
     if (!controls.contains(document.activeElement)) drawControls();
     drawTable();
     drawSpecs();
@@ -488,10 +487,10 @@ export function mount(root) {
       return;
     }
     fill(note);
-    const results = await Promise.allSettled(ids.map((id) => (run(id) ? run(id) : loadRun(id))));
-    const failed = results.find((r) => r.status === 'rejected');
-    if (failed) notice(explain(failed.reason), { bad: true });
-    if (!root.isConnected) return;
+    const asked = shownIds;
+    import('../chart.js'); // beside the numbers, not after them
+    await loadAll();
+    if (!root.isConnected || asked !== shownIds) return;
     const two = [curvePanel('m1', 'macro_f1'), curvePanel('m2', 'dev_loss')];
     const trade = [
       chartPanel({
@@ -526,16 +525,27 @@ export function mount(root) {
     for (const id of ids) {
       offs.push(
         on(`metrics:${id}`, () => two.forEach((p) => p.ask())),
-        on(`run:${id}`, () => {
-          drawTable();
-          trade.forEach((p) => p.ask());
-        }),
+        on(`run:${id}`, tableSoon),
+        on(`run:${id}`, () => trade.forEach((p) => p.ask())),
       );
-      loadMetrics(id).catch(() => {});
     }
     redraw();
     drawConfusion();
     drawLead();
+  }
+
+  /** All runs and the columns in view, in one call; a run that is gone is left out and said. */
+  async function loadAll() {
+    try {
+      await loadSeries(ids, series());
+    } catch (problem) {
+      if (problem.status !== 404) notice(explain(problem), { bad: true });
+      const results = await Promise.allSettled(ids.map((id) => loadRun(id)));
+      const failed = results.filter((r) => r.status === 'rejected');
+      failed.forEach((r) => notice(explain(r.reason), { bad: true }));
+      ids = ids.filter((_, i) => results[i].status === 'fulfilled');
+      if (failed.length && ids.length) await loadSeries(ids, series()).catch(() => {});
+    }
   }
 
   // ---- with nothing chosen: the newest runs as a suggestion ----
@@ -561,14 +571,7 @@ export function mount(root) {
       const wanted = params.get('ids') ?? '';
       if (wanted !== shownIds) {
         shownIds = wanted;
-        ids = [
-          ...new Set(
-            wanted
-              .split(',')
-              .map(Number)
-              .filter((n) => Number.isInteger(n) && n > 0),
-          ),
-        ].slice(0, MOST);
+        ids = comparedIds(params);
         if (!ids.length) suggest();
         begin();
       } else redraw();

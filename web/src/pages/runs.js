@@ -7,16 +7,15 @@ import { explain, patch, query } from '../api.js';
 import { attempt, curlFor, notice, teach } from '../widgets.js';
 import { go, href, route, setParams } from '../router.js';
 import { COLUMNS, DEFAULT_COLUMNS } from '../runcolumns.js';
-import { FINAL, keep, loadMetrics, loadRun, loadRuns, metricsOf, on, run } from '../store.js';
+import { FINAL, hasSeries, keep, loadRun, loadRuns, loadSeries, on, run } from '../store.js';
 import { virtualRows } from '../virtual.js';
+import { FILTERS, LIST_PAGE, listSearch } from '../first.js';
 import { recall, remember } from '../memory.js';
 import { count } from '../format.js';
 
-const FIRST_PAGE = 60; // small, so that the first rows come soon
 const PAGE = 200;
 const STATUSES = ['running', 'queued', 'paused', 'finished', 'failed', 'cancelled'];
-const FILTERS = ['q', 'status', 'dataset', 'teacher', 'tag', 'task', 'optimizer'];
-const SPARKS_AT_ONCE = 3;
+const SPARK = ['macro_f1'];
 
 const EXAMPLE = {
   name: 'my first student',
@@ -118,11 +117,6 @@ export function mount(root) {
     return wanted.length ? wanted : DEFAULT_COLUMNS;
   }
   const sortKey = () => route().params.get('sort') ?? '-id';
-  function searchOf(params) {
-    const wanted = { sort: sortKey() };
-    for (const name of FILTERS) wanted[name] = params.get(name);
-    return wanted;
-  }
 
   // ---- loading ----
   async function reload() {
@@ -140,7 +134,7 @@ export function mount(root) {
     const controller = (loading = new AbortController());
     try {
       const page = await loadRuns(
-        query({ ...searchOf(route().params), limit: first ? FIRST_PAGE : PAGE, cursor: next }),
+        query({ ...listSearch(route().params), limit: first ? LIST_PAGE : PAGE, cursor: next }),
         controller.signal,
       );
       if (controller.signal.aborted) return;
@@ -392,24 +386,21 @@ export function mount(root) {
     else notice(t('runs.select_two'));
   }
 
-  // ---- sparklines: only for rows in view, a few requests at a time ----
-  let sparking = 0;
+  // ---- sparklines: only for rows in view, all of them in one request ----
+  let sparking = false;
   const sparkSoon = debounce(sparkNext, 120);
-  function sparkNext() {
-    if (!columns().includes('best_f1')) return;
-    for (let [i, to] = rows.range(); i < to && sparking < SPARKS_AT_ONCE; i++) {
-      const id = ids[i];
-      const r = run(id);
-      if (!r || metricsOf(id) || !r.progress?.epoch) continue;
-      sparking++;
-      loadMetrics(id)
-        .catch(() => {})
-        .finally(() => {
-          sparking--;
-          if (index.has(id)) rows.refreshRow(index.get(id));
-          if (root.isConnected) sparkNext();
-        });
-    }
+  async function sparkNext() {
+    if (sparking || !columns().includes('best_f1')) return;
+    const wanted = [];
+    for (let [i, to] = rows.range(); i < to; i++)
+      if (run(ids[i])?.progress?.epoch && !hasSeries(ids[i], SPARK)) wanted.push(ids[i]);
+    if (!wanted.length) return;
+    sparking = true;
+    await loadSeries(wanted, SPARK).catch(() => {});
+    sparking = false;
+    if (!root.isConnected) return;
+    for (const id of wanted) if (index.has(id)) rows.refreshRow(index.get(id));
+    if (wanted.every((id) => hasSeries(id, SPARK))) sparkNext(); // the reader may have gone on meanwhile
   }
 
   // ---- live ----
@@ -477,7 +468,7 @@ export function mount(root) {
     update({ params }) {
       selected = new Set((params.get('sel') ?? '').split(',').filter(Boolean).map(Number));
       showSelection();
-      const now = { search: query(searchOf(params)), columns: columns().join() };
+      const now = { search: query(listSearch(params)), columns: columns().join() };
       if (now.search !== shown.search || now.columns !== shown.columns) renderFilters(params);
       renderHead();
       if (now.search !== shown.search) reload();

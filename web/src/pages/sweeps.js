@@ -73,7 +73,7 @@ function list(root) {
       h('td', {}, shortTime(s.created_at)),
     );
   const again = debounce(load, REFRESH_MS);
-  const off = on('runs', (id) => run(id)?.sweep_id && again());
+  const off = on('state', (id) => run(id)?.sweep_id && again());
   load();
   return {
     title: () => t('nav.sweeps'),

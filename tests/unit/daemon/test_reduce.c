@@ -1,4 +1,5 @@
-/* Fewer steps for a chart: whatever the curve, first, last and the extremes stay, in order, within the bound. */
+/* Fewer steps or epochs for a chart: whatever the curve, first, last and the extremes stay, in order, within the bound.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -69,7 +70,35 @@ static void test_extremes_order_and_bound(void **state) {
     free(all);
 }
 
+static void test_epochs(void **state) {
+    (void)state;
+    enum { N = 10000, MOST = 1500 };
+    struct dd_epoch_row *rows = calloc(N, sizeof *rows);
+    assert_non_null(rows);
+    for (int i = 0; i < N; i++)
+        rows[i] = (struct dd_epoch_row){.epoch = i + 1,
+                                        .macro_f1 = i == 7000 ? 2 : random_below(1000) / 1e3,
+                                        .dev_loss = i == 41 ? -1 : random_below(1000) / 1e3,
+                                        .accuracy = i == 9000 ? -1 : random_below(1000) / 1e3,
+                                        .train_loss = i == 5000 ? NAN : random_below(1000) / 1e3};
+    size_t kept = dd_epochs_reduce(rows, N, MOST);
+    assert_in_range(kept, MOST / 2, MOST);
+    assert_int_equal(rows[0].epoch, 1);
+    assert_int_equal(rows[kept - 1].epoch, N);
+    const int must[] = {42, 5001, 7001, 9001};
+    for (size_t k = 0; k < DD_ARRAY_LEN(must); k++) {
+        bool found = false;
+        for (size_t i = 0; i < kept; i++) {
+            found |= rows[i].epoch == must[k];
+            assert_true(i == 0 || rows[i].epoch > rows[i - 1].epoch);
+        }
+        assert_true(found);
+    }
+    assert_int_equal(dd_epochs_reduce(rows, 3, 1500), 3);
+    free(rows);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_extremes_order_and_bound)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_extremes_order_and_bound), cmocka_unit_test(test_epochs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

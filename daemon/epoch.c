@@ -1,0 +1,108 @@
+/* Epochs as JSON objects, JSON columns and CSV: one table of columns for all three.
+ * Threads: any.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "daemon/daemon.h"
+
+static const struct {
+    const char *name;
+    size_t offset;
+} columns[] = {
+#define COLUMN(field)                                                                                                  \
+    { #field, offsetof(struct dd_epoch_row, field) }
+    COLUMN(train_loss),
+    COLUMN(train_kl),
+    COLUMN(train_ce),
+    COLUMN(dev_loss),
+    COLUMN(accuracy),
+    COLUMN(macro_precision),
+    COLUMN(macro_recall),
+    COLUMN(macro_f1),
+    COLUMN(weighted_precision),
+    COLUMN(weighted_recall),
+    COLUMN(weighted_f1),
+    COLUMN(teacher_agreement),
+    COLUMN(lr),
+    COLUMN(seconds),
+    COLUMN(elapsed_seconds),
+    COLUMN(tokens_per_second),
+#undef COLUMN
+};
+_Static_assert(DD_ARRAY_LEN(columns) <= 32, "a set of columns is a uint32_t");
+
+static double value_at(const struct dd_epoch_row *row, size_t column) {
+    double value;
+    memcpy(&value, (const char *)row + columns[column].offset, sizeof value);
+    return value;
+}
+
+uint32_t dd_epoch_columns(const char *names) {
+    if (names == NULL)
+        return UINT32_MAX;
+    uint32_t set = 0;
+    while (*names != '\0') {
+        size_t n = strcspn(names, ",");
+        for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
+            if (strlen(columns[k].name) == n && memcmp(columns[k].name, names, n) == 0)
+                set |= 1u << k;
+        names += n + (names[n] == ',');
+    }
+    return set;
+}
+
+cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "epoch", row->epoch);
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
+        dd_put_number(json, columns[k].name, value_at(row, k));
+    cJSON_AddBoolToObject(json, "is_best", is_best);
+    if (row->rollback != DD_ROLLBACK_NONE) {
+        cJSON *rollback = cJSON_AddObjectToObject(json, "rollback");
+        cJSON_AddStringToObject(rollback, "reason", dd_rollback_name((enum dd_rollback)row->rollback));
+        cJSON_AddNumberToObject(rollback, "to_epoch", row->rollback_to);
+    } else {
+        cJSON_AddNullToObject(json, "rollback");
+    }
+    dd_put_time(json, "recorded_at", row->recorded_ms);
+    return json;
+}
+
+cJSON *dd_epoch_series(const struct dd_epoch_row *rows, size_t count, uint32_t wanted) {
+    cJSON *json = cJSON_CreateObject(), *epochs = cJSON_AddArrayToObject(json, "epoch");
+    for (size_t i = 0; i < count; i++)
+        cJSON_AddItemToArray(epochs, cJSON_CreateNumber(rows[i].epoch));
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++) {
+        if ((wanted & (1u << k)) == 0)
+            continue;
+        cJSON *column = cJSON_AddArrayToObject(json, columns[k].name);
+        for (size_t i = 0; i < count; i++) {
+            double value = value_at(&rows[i], k);
+            cJSON_AddItemToArray(column, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+        }
+    }
+    return json;
+}
+
+void dd_epoch_csv_head(struct dd_buffer *out) {
+    dd_buffer_puts(out, "epoch");
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
+        dd_buffer_printf(out, ",%s", columns[k].name);
+    dd_buffer_puts(out, ",is_best,rollback,rollback_to\n");
+}
+
+void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out) {
+    dd_buffer_printf(out, "%d", row->epoch);
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++) {
+        double value = value_at(row, k);
+        dd_buffer_putc(out, ',');
+        if (isfinite(value)) /* empty, where there is no value */
+            dd_buffer_printf(out, "%.17g", value);
+    }
+    dd_buffer_puts(out, is_best ? ",true" : ",false");
+    if (row->rollback == DD_ROLLBACK_NONE)
+        dd_buffer_puts(out, ",,\n");
+    else
+        dd_buffer_printf(out, ",%s,%d\n", dd_rollback_name((enum dd_rollback)row->rollback), row->rollback_to);
+}

@@ -1,0 +1,47 @@
+// The first request of a page, known from its address alone: early.js sends it while the rest of the dashboard is still
+// being read, and api.js takes the answer when the page asks for the same path.
+export const LIST_PAGE = 60; // small, so that the first rows come soon
+export const FILTERS = ['q', 'status', 'dataset', 'teacher', 'tag', 'task', 'optimizer'];
+export const COMPARED = 50;
+export const SERIES_POINTS = 1500;
+
+const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
+export const METRICS = { scores: SCORES, all: [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'dev_loss'] };
+const TABLE = ['macro_f1', 'accuracy', 'weighted_f1'];
+
+export function query(params) {
+  const search = new URLSearchParams();
+  for (const [key, value] of Object.entries(params))
+    if (value !== null && value !== undefined && value !== '') search.set(key, value);
+  const text = search.toString();
+  return text ? `?${text}` : '';
+}
+
+/** What the address of the Runs page asks of the list. */
+export function listSearch(params) {
+  const wanted = { sort: params.get('sort') ?? '-id' };
+  for (const name of FILTERS) wanted[name] = params.get(name);
+  return wanted;
+}
+
+/** The runs of the address of the Compare page. */
+export const comparedIds = (params) =>
+  [...new Set((params.get('ids') ?? '').split(',').map(Number))].filter((n) => Number.isInteger(n) && n > 0).slice(0, COMPARED);
+/** The columns that it shows, besides the epochs. */
+export const comparedMetric = (params, key) =>
+  METRICS.all.includes(params.get(key)) ? params.get(key) : { m1: 'macro_f1', m2: 'dev_loss' }[key];
+export const comparedSeries = (params) => [
+  ...new Set(['elapsed_seconds', ...TABLE, comparedMetric(params, 'm1'), comparedMetric(params, 'm2')]),
+];
+export const comparePath = (ids, names) =>
+  `compare${query({ ids: ids.join(','), fields: names.join(','), max_points: SERIES_POINTS })}`;
+
+/** The path below /api/v1, or null. */
+export function firstPath(pathname, search) {
+  const [page = 'runs', id] = pathname.split('/').filter(Boolean);
+  const params = new URLSearchParams(search);
+  if (page === 'runs' && !id) return `experiments${query({ ...listSearch(params), limit: LIST_PAGE })}`;
+  if (page === 'runs' && /^\d+$/.test(id)) return `experiments/${id}`;
+  if (page === 'compare' && comparedIds(params).length) return comparePath(comparedIds(params), comparedSeries(params));
+  return null;
+}
