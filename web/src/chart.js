@@ -30,6 +30,7 @@ use([
 
 const FEW_POINTS = 40; // up to here each sample is marked
 const PNG_SCALE = 2;
+const LABEL_EDGE = 0.15; // so near an edge a centred label would be cut off
 
 function palette() {
   const names = ['ink', 'ink-2', 'ink-3', 'rule', 'rule-2', 'panel', 'bad', 'accent'];
@@ -145,6 +146,15 @@ function verticals(model, colours) {
   return lines;
 }
 
+/** How a label stands at its point: towards the middle where it would be cut off at an edge of the plot. */
+function edgeAlign(x, model, shown) {
+  const ends = shown.flatMap((s) => (s.x.length ? [s.x[0], s.x.at(-1)] : []));
+  const low = model.x.min ?? Math.min(...ends);
+  const high = model.x.max ?? Math.max(...ends);
+  const share = (x - low) / (high - low || 1);
+  return share < LABEL_EDGE ? 'left' : share > 1 - LABEL_EDGE ? 'right' : 'center';
+}
+
 function lineOption(model) {
   const colours = palette();
   const shown = model.series.filter((s) => !s.hidden);
@@ -208,7 +218,8 @@ function lineOption(model) {
       silent: true,
       tooltip: { show: false },
     });
-  for (const point of model.points ?? [])
+  for (const point of model.points ?? []) {
+    const align = edgeAlign(point.x, model, shown);
     series.push({
       id: `:point:${point.name}`,
       type: 'scatter',
@@ -223,12 +234,15 @@ function lineOption(model) {
         show: true,
         formatter: point.name,
         position: point.below ? 'bottom' : 'top',
+        align,
+        offset: [{ left: -6, right: 6 }[align] ?? 0, 0],
         ...font(),
         color: colours.ink,
         textBorderColor: colours.panel,
         textBorderWidth: 3,
       },
     });
+  }
   return {
     animation: false,
     textStyle: font(),

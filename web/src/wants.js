@@ -1,7 +1,7 @@
 // Which events are asked for. Status, epochs and log lines always; steps only of runs whose page is in view, often at
 // first and sparingly after a while, so that a page left open for an hour does not move megabytes.
 const FAST_S = 2;
-const SLOW_S = 30;
+const SLOW_S = 60;
 const FAST_FOR_MS = 120000;
 
 /** changed() is called when eventsUrl() has another answer. */
