@@ -41,8 +41,8 @@ test('every field of the served schema has its words in both languages, and no w
 
 test('fields that no group names lie under the last fold, each field once', () => {
   const groups = grouped(['task', 'epochs', 'of_tomorrow', 'heads']);
-  assert.deepEqual(groups.map((g) => g.shown), [['task'], [], ['epochs']]);
-  assert.deepEqual(groups.map((g) => g.folded), [[], ['heads'], ['of_tomorrow']]);
+  assert.deepEqual(groups.map((g) => g.shown), [['task'], [], [], ['epochs'], []]);
+  assert.deepEqual(groups.map((g) => g.folded), [[], ['heads'], [], [], ['of_tomorrow']]);
 });
 
 test('what is typed becomes the value that the schema wants, or goes as it was typed', () => {

@@ -25,11 +25,29 @@ export const GROUPS = [
       'classifier_dropout',
     ],
   ],
+  ['data', ['max_length', 'unlabelled'], ['augment', 'augment_mask', 'augment_ngram', 'augment_splice']],
   [
     'training',
-    ['optimizer.type', 'optimizer.lr', 'T', 'alpha', 'epochs', 'batch_size', 'max_length', 'seed'],
-    ['precision', 'unlabelled', 'augment', 'augment_mask', 'augment_ngram', 'augment_splice'],
+    ['optimizer.type', 'optimizer.lr', 'epochs', 'batch_size', 'seed'],
+    [
+      'optimizer.schedule',
+      'optimizer.warmup',
+      'optimizer.weight_decay',
+      'optimizer.max_grad_norm',
+      'optimizer.layer_lr_decay',
+      'optimizer.momentum',
+      'optimizer.beta1',
+      'optimizer.beta2',
+      'optimizer.eps',
+      'precision',
+      'metric',
+      'patience',
+      'guard',
+      'ema',
+      'freeze_embeddings',
+    ],
   ],
+  ['loss', ['T', 'alpha'], ['loss', 'T_end', 'alpha_end', 'label_smoothing', 'class_weights']],
 ];
 
 /** GROUPS with only the paths that exist, and those that no group names under the last fold. */
