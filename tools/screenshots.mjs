@@ -1,6 +1,6 @@
 // The pictures of the docs, from a daemon with runs in it:
 //
-//   node tools/screenshots.mjs URL            writes docs/images/*.png (the newest finished student, its sweep, …)
+//   node tools/screenshots.mjs URL            writes docs/images/*.png (the best student, the newest sweep, …)
 //   node tools/screenshots.mjs URL --all DIR  every page in both themes and languages, wide and as a phone, to look at
 //
 // Needs chromium and tests/browser/node_modules. Colours are reduced to a palette: the pages have few, and a picture is
@@ -26,6 +26,7 @@ const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let k = 0; k < 8; k++) c = c & 1 ? 0xedb88320 ^ (c >>> 1) : c >>> 1;
   return c >>> 0;
 });
+const NEAR = 64; // squared distance in red, green and blue
 function chunk(type, data) {
   const out = Buffer.alloc(12 + data.length);
   out.writeUInt32BE(data.length, 0);
@@ -68,16 +69,21 @@ function decode(png) {
   return { width, height, channels, pixels };
 }
 
-/** The same picture in the 256 colours that it uses most; every other colour becomes the nearest of them. */
+/**
+ * The same picture in 256 colours: those that it uses most, none nearer than NEAR to one before it while there are
+ * others, so that a small mark keeps its colour. Every other colour becomes the nearest of them.
+ */
 function reduce(png) {
   const { width, height, channels, pixels } = decode(png);
   const counts = new Map();
   const colour = (at) => (pixels[at] << 16) | (pixels[at + 1] << 8) | pixels[at + 2];
   for (let at = 0; at < pixels.length; at += channels) counts.set(colour(at), (counts.get(colour(at)) ?? 0) + 1);
-  const palette = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 256).map(([c]) => c);
-  const index = new Map(palette.map((c, i) => [c, i]));
   const far = (a, b) => ((a >> 16) - (b >> 16)) ** 2 + (((a >> 8) & 255) - ((b >> 8) & 255)) ** 2 + ((a & 255) - (b & 255)) ** 2;
-  for (const c of counts.keys())
+  const wanted = [...counts].sort((a, b) => b[1] - a[1]).map(([c]) => c);
+  const palette = [];
+  for (const c of wanted) if (palette.length < 256 && palette.every((p) => far(p, c) >= NEAR)) palette.push(c);
+  const index = new Map(palette.map((c, i) => [c, i]));
+  for (const c of wanted)
     if (!index.has(c)) index.set(c, palette.reduce((best, p, i) => (far(p, c) < far(palette[best], c) ? i : best), 0));
   const raw = Buffer.alloc((width + 1) * height);
   for (let y = 0; y < height; y++)
@@ -93,13 +99,14 @@ function reduce(png) {
 
 // ---- what to show -------------------------------------------------------------------------------------------------
 
-const { items: finished } = await get('experiments?status=finished&task=distill&limit=20');
+const { items: finished } = await get('experiments?status=finished&task=distill&limit=500');
 const { items: sweeps } = await get('sweeps?limit=20');
-const student = finished.find((r) => !r.sweep_id && r.progress.epochs >= 8) ?? finished[0];
+const alone = finished.filter((r) => !r.sweep_id && r.progress.epochs >= 8).sort((a, b) => b.best.macro_f1 - a.best.macro_f1);
+const student = alone[0] ?? finished[0];
 if (!student) throw new Error(`${url} has no finished student`);
-const ids = [...new Set([student, ...finished.filter((r) => !r.sweep_id)].map((r) => r.id))].slice(0, 4).sort((a, b) => a - b);
+const ids = (alone.length > 1 ? alone : finished).slice(0, 4).map((r) => r.id).sort((a, b) => a - b);
 const { dataset, teacher } = student.spec;
-const wide = { viewport: { width: 1280, height: 860 } };
+const wide = { viewport: { width: 1440, height: 900 } };
 const light = { colorScheme: 'light', locale: 'en-US', ...wide };
 const darkZh = { colorScheme: 'dark', locale: 'zh-CN', ...wide };
 
@@ -139,8 +146,7 @@ try {
   for (const [name, path, options, fullPage = false] of flag ? everything : docs) {
     const page = await browser.open(url + path, options);
     await page.waitForSelector('.page');
-    await page.waitForLoadState('networkidle').catch(() => {}); // the event stream may keep it busy
-    await page.waitForTimeout(flag ? 500 : 1500);
+    await page.waitForTimeout(1800); // charts and tables are asked for and drawn; the event stream never ends
     const picture = await page.screenshot({ fullPage });
     writeFileSync(join(folder, `${name}.png`), flag ? picture : reduce(picture));
     const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);

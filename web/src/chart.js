@@ -310,7 +310,15 @@ function parallelOption(model) {
       data: a.categories,
       scale: true,
       nameTextStyle: { ...font(), color: colours.ink },
-      axisLabel: { ...font(), color: colours['ink-2'], formatter: a.format },
+      z: 10, // above the lines, which would strike the labels through
+      axisLabel: {
+        ...font(),
+        color: colours.ink,
+        backgroundColor: colours.panel,
+        padding: [1, 3],
+        margin: 6,
+        formatter: a.format,
+      },
       axisLine: { lineStyle: { color: colours['rule-2'] } },
       axisTick: { lineStyle: { color: colours['rule-2'] } },
     })),

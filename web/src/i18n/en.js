@@ -340,6 +340,7 @@ export default {
   'compare.choose': 'choose a run',
   'compare.other_classes': 'The two runs have other classes.',
   'summary.compare': '{metric}: {best} is best at {value}, {worst} last at {low}.',
+  'summary.compare_one': '{metric}: {value} at best, {best}.',
   'summary.points': '{n} runs.',
 
   'help.title': 'Keyboard',

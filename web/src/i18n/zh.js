@@ -337,6 +337,7 @@ export default {
   'compare.choose': '选择实验',
   'compare.other_classes': '两个实验的类别不同。',
   'summary.compare': '{metric}：{best} 最好（{value}），{worst} 最后（{low}）。',
+  'summary.compare_one': '{metric}：{best} 最佳为 {value}。',
   'summary.points': '{n} 个实验。',
 
   'help.title': '键盘',

@@ -139,6 +139,8 @@ export function mount(root) {
     if (!ends.length) return t('chart.nothing_yet');
     ends.sort((a, b) => (lower ? a[1] - b[1] : b[1] - a[1]));
     const format = lower ? number : score;
+    if (ends.length === 1)
+      return t('summary.compare_one', { metric: t(`metric.${name}`), best: label(ends[0][0]), value: format(ends[0][1]) });
     return t('summary.compare', {
       metric: t(`metric.${name}`),
       best: label(ends[0][0]),

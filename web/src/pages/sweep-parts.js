@@ -1,4 +1,5 @@
 // What the Sweeps page computes from a sweep's points; pure, tested in tests/browser/units.test.mjs.
+import { t } from '../i18n.js';
 import { score } from '../format.js';
 
 const FEW_VALUES = 12;
@@ -69,7 +70,7 @@ export function lineSeries(sweep, metric, colour) {
           ? { name: axis, format: (v) => String(Number(Number(v).toPrecision(4))) }
           : { name: axis, categories: distinct(points, axis).map(showValue) },
       ),
-      { name: metric, format: score },
+      { name: t(`metric.${metric}`), format: score },
     ],
     series: points.map((p) => ({
       id: String(p.point),
