@@ -299,10 +299,10 @@ struct dd_step_metrics {
     double tokens_per_second; /* real tokens, over the last second or so */
     double eta_seconds;
 };
-/* epoch is 1-based.  The note counts epochs from 0; we count from 1 and say so. */
-/* The numbers are stored by whoever keeps the history: they stay. */
+/* Why a run's guard went back (train_guard.c).  The numbers are stored by whoever keeps the history: they stay. */
 enum dd_rollback { DD_ROLLBACK_NONE = 0, DD_ROLLBACK_NOT_FINITE, DD_ROLLBACK_ONE_CLASS, DD_ROLLBACK_F1_FELL };
 const char *dd_rollback_name(enum dd_rollback why); /* "none", "not_finite", "one_class", "f1_fell" */
+/* epoch is 1-based.  The note counts epochs from 0; we count from 1 and say so. */
 struct dd_epoch_metrics {
     int epoch;
     double train_loss, train_kl, train_ce; /* means over rows, CE over those with a label; kl NAN for finetune */
