@@ -451,11 +451,10 @@ static void fill_scalars(struct step *step, double peak_lr, double clip) {
 
 double dd_optimizer_step(struct dd_optimizer *optimizer, const struct dd_params *grads, const int32_t *touched,
                          int n_touched, double *ret_lr) {
-    struct step step;
-    step.optimizer = optimizer;
-    step.grads = grads->slab;
-    step.touched = touched;
-    step.n_touched = optimizer->rows > 0 ? n_touched : 0;
+    struct step step = {.optimizer = optimizer,
+                        .grads = grads->slab,
+                        .touched = touched,
+                        .n_touched = optimizer->rows > 0 ? n_touched : 0};
     step.pieces = step.n_touched > 0 ? dd_pieces(step.n_touched, ROWS_A_PIECE) : 0;
     if (optimizer->updates - optimizer->flushed == HISTORY) {
         dd_optimizer_flush(optimizer);
