@@ -39,7 +39,7 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: all demo test bench bench-web quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
+.PHONY: all demo test bench bench-web bench-asha quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
         lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
@@ -213,6 +213,9 @@ demo: deps ## build, start the daemon, train on real text, print the table and t
 
 bench-web: $(BUILD)/distilld tests/browser/node_modules/.installed ## measure the dashboard in chromium with 10,000 runs in history
 	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/browser/perf.mjs
+
+bench-asha: $(BUILD)/distilld ## successive halving against the full grid, on the shared headlines
+	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/asha.mjs
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run

@@ -109,6 +109,7 @@ struct dd_api_ops {
     dd_api_fn *compare;
     dd_api_fn *sweep_create, *sweep_list, *sweep_get,
         *sweep_cancel; /* NULL: not built in, no route, not in openapi.json */
+    dd_api_fn *preset_list;
     dd_api_fn *system, *ready, *metrics_text, *gc;
     /* The tokens that count now, when they are others than at the last call; false when they are the same.  The api
      * owns the items then (free).  Called before each check of a token, from one thread at a time, so it must be quick.

@@ -336,6 +336,8 @@ static const struct dd_route routes[] = {
      .summary = "Sign a browser in: a token for a cookie; 409 where no token is needed"},
     {DD_DELETE, V1 "/session", 0, DD_BUILTIN_SESSION, .success = 204, .tag = "server", .operation_id = "sign_out",
      .summary = "End the session of this cookie"},
+    {DD_GET, V1 "/presets", OP(preset_list), .success = 200, .produces = JSON_ONLY, .response = "PresetList",
+     .tag = "experiments", .operation_id = "list_presets", .summary = "Named sets of fields that fill a spec"},
     {DD_GET, V1 "/system", OP(system), .success = 200, .flags = DD_ROUTE_NO_CACHE, .produces = JSON_ONLY,
      .response = "System", .tag = "server", .operation_id = "get_system",
      .summary = "Version, CPU, threads, workers, queue, disk"},

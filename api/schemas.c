@@ -101,6 +101,8 @@ static const struct schema schemas[] = {
      "points:[SweepPoint] best:SweepBest? asha:SweepAsha epochs_done:int epochs_total:int "
      "significance:Significance?"},
     {"SweepList", PAGE("Sweep")},
+    {"Preset", "name!:str why!:str fields!:obj"},
+    {"PresetList", "items!:[Preset]"},
     {"Workers", "total!:int busy!:int"},
     {"Queue", "queued!:int running!:int paused!:int finished!:int failed!:int cancelled!:int"},
     {"Memory", "resident_bytes!:int limit_bytes:int"},

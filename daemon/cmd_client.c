@@ -99,6 +99,23 @@ static enum dd_status read_spec(const char *const *args, char **ret_text, struct
     return dd_file_read(args[0], MAX_SPEC_BYTES, ret_text, &length, err);
 }
 
+enum dd_status dd_spec_text_preset(char **text, const char *preset, struct dd_error *err) {
+    cJSON *spec = cJSON_Parse(*text);
+    if (!cJSON_IsObject(spec)) { /* whoever reads it next says what is wrong with it */
+        cJSON_Delete(spec);
+        return DD_OK;
+    }
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "preset");
+    cJSON_AddStringToObject(spec, "preset", preset);
+    char *whole = dd_json_print(spec, false);
+    cJSON_Delete(spec);
+    if (whole == NULL)
+        return dd_fail_json(err);
+    free(*text);
+    *text = whole;
+    return DD_OK;
+}
+
 static void print_estimate(const cJSON *answer) {
     const cJSON *estimate = field(answer, "estimate");
     char duration[32];
@@ -116,6 +133,8 @@ int dd_submit_command(const struct dd_options *options, const char *const *args)
     cJSON *answer = NULL;
     int code = 0;
     enum dd_status status = read_spec(args, &body, &err);
+    if (status == DD_OK && options->preset != NULL)
+        status = dd_spec_text_preset(&body, options->preset, &err);
     if (status == DD_OK)
         status = dd_client_open(options, &client, &err);
     if (status == DD_OK)

@@ -238,6 +238,8 @@ int dd_run_command(const struct dd_options *options, const char *const *args) {
     if (status == DD_OK)
         status = strcmp(args[0], "-") == 0 ? dd_read_stream(stdin, MAX_SPEC_BYTES, &text, &length, &err)
                                            : dd_file_read(args[0], MAX_SPEC_BYTES, &text, &length, &err);
+    if (status == DD_OK && options->preset != NULL)
+        status = dd_spec_text_preset(&text, options->preset, &err);
     if (status == DD_OK)
         status = check_out(out, &err);
     if (status == DD_OK)

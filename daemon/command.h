@@ -86,6 +86,8 @@ enum dd_status dd_client_events(struct dd_client *client, const char *path,
                                 bool (*on_event)(void *context, const char *type, const cJSON *data), void *context,
                                 struct dd_error *err) DD_MUST_CHECK;
 void dd_client_url_encode(struct dd_client *client, const char *text, struct dd_buffer *out);
+/* Sets "preset" in the text of a spec, which is replaced; what is no JSON object is left as it is. */
+enum dd_status dd_spec_text_preset(char **text, const char *preset, struct dd_error *err) DD_MUST_CHECK;
 bool dd_id_parse(const char *text, int64_t *ret_id);           /* "12" or "#12" */
 int dd_watch_experiment(struct dd_client *client, int64_t id); /* returns the exit code */
 

@@ -105,6 +105,8 @@ static const struct option options[] = {
      .help = "Only those with TEXT in name, notes or tags."},
     {"limit", INT, DD_FOR_LIST, false, AT(limit), .min = 1, .max = 500, .value = "N", .fallback = "50",
      .help = "At most so many."},
+    {"preset", TEXT, DD_FOR_SUBMIT | DD_FOR_RUN, false, AT(preset), .value = "NAME", .fallback = "none",
+     .help = "Fills what the spec does not give: note, balanced, strong or tiny."},
     {"dry-run", FLAG, DD_FOR_SUBMIT | DD_FOR_GC, false, AT(dry_run), .help = "Only show what would be done."},
     {"read-only", FLAG, DD_FOR_TOKEN, false, AT(read_only),
      .help = "The token may look at everything and ask models, and change nothing."},

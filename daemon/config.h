@@ -34,7 +34,7 @@ struct dd_options { /* strings are owned; NULL where there is none */
     int64_t memory_limit_bytes, max_upload_bytes; /* 0: a share of what the machine has; the api's default */
     int64_t checkpoint_seconds;
     char *url, *out, *status, *query;
-    char *dataset, *texts, *split;
+    char *dataset, *texts, *split, *preset;
     int64_t limit, max_length;
     bool json, quiet, dry_run, watch, help, keep_characters;
     bool read_only;

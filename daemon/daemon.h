@@ -222,6 +222,7 @@ dd_api_fn dd_experiment_create_op, dd_experiment_list_op, dd_experiment_get_op, 
 dd_api_fn dd_experiment_metrics_op, dd_experiment_steps_op, dd_experiment_report_op, dd_experiment_predictions_op,
     dd_experiment_log_op, dd_experiment_archive_op, dd_compare_op;
 dd_api_fn dd_sweep_create_op, dd_sweep_list_op, dd_sweep_get_op, dd_sweep_cancel_op;
+dd_api_fn dd_preset_list_op;
 dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op, dd_gc_op;
 bool dd_tokens_op(void *daemon, struct dd_api_tokens *ret_tokens);
 /* Report of a model on a split as JSON or, with Accept: text/plain, as text. */

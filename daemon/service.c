@@ -116,6 +116,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .sweep_list = dd_sweep_list_op,
         .sweep_get = dd_sweep_get_op,
         .sweep_cancel = dd_sweep_cancel_op,
+        .preset_list = dd_preset_list_op,
         .system = dd_system_op,
         .gc = dd_gc_op,
         .ready = dd_ready_op,

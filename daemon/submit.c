@@ -414,8 +414,17 @@ static bool merge(cJSON *into, const cJSON *patch) {
     return true;
 }
 
-/* Fields of the old spec that only made sense beside what changes. */
+/* Fields of the old spec that only made sense beside what changes, and those that a new preset is to fill. */
 static void drop_dependents(cJSON *spec, const cJSON *changes) {
+    const char *preset = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(changes, "preset"));
+    cJSON *fields = preset != NULL ? dd_preset_fields(preset) : NULL;
+    const cJSON *field;
+    cJSON_ArrayForEach(field, fields) {
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, field->string);
+    }
+    if (cJSON_HasObjectItem(fields, "layers") || cJSON_HasObjectItem(fields, "init"))
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, "layer_map");
+    cJSON_Delete(fields);
     const cJSON *type =
         cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(changes, "optimizer"), "type");
     const cJSON *old = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(spec, "optimizer"), "type");

@@ -74,6 +74,16 @@ const struct dd_spec_field dd_spec_fields[] = {
      .max = 1000,
      .fallback = 0,
      .help = "Place in the queue: larger first, then oldest first."},
+    {.name = "preset",
+     .kind = DD_KIND_PRESET,
+     .label = true,
+     .when = DD_WHEN_DISTILL,
+     AT(preset),
+     .names = dd_preset_names,
+     .fallback = NAN,
+     .help =
+         "Fills what is not given: note is the recipe of the note, balanced the defaults, strong and tiny start from "
+         "the teacher's layers. GET /presets lists their fields."},
     {.name = "task",
      .kind = DD_KIND_CHOICE,
      .when = DD_WHEN_ALWAYS,
@@ -505,27 +515,39 @@ const struct dd_spec_field dd_spec_fields[] = {
 };
 const size_t dd_spec_fields_count = DD_ARRAY_LEN(dd_spec_fields);
 
+void dd_spec_field_unset(struct dd_spec *spec, const struct dd_spec_field *field) {
+    void *at = dd_spec_field_at(spec, field);
+    switch (field->kind) {
+    case DD_KIND_INT:
+    case DD_KIND_CHOICE:
+    case DD_KIND_INIT:
+    case DD_KIND_PRESET:
+        *(int *)at = DD_UNSET;
+        break;
+    case DD_KIND_NUMBER:
+        *(double *)at = NAN;
+        break;
+    case DD_KIND_SEED:
+        *(uint64_t *)at = UINT64_MAX;
+        break;
+    case DD_KIND_TAGS:
+        spec->n_tags = 0;
+        break;
+    case DD_KIND_LAYER_MAP:
+        spec->n_layer_map = 0;
+        break;
+    case DD_KIND_OPTIMIZER: /* by its fields */
+        break;
+    default: /* texts: empty; flags: unset */
+        memset(at, 0, field->bytes);
+        break;
+    }
+}
+
 void dd_spec_unset(struct dd_spec *spec) {
     memset(spec, 0, sizeof *spec);
-    for (size_t i = 0; i < dd_spec_fields_count; i++) {
-        const struct dd_spec_field *field = &dd_spec_fields[i];
-        int *number = dd_spec_field_at(spec, field);
-        switch (field->kind) {
-        case DD_KIND_INT:
-        case DD_KIND_CHOICE:
-        case DD_KIND_INIT:
-            *number = DD_UNSET;
-            break;
-        case DD_KIND_NUMBER:
-            *(double *)dd_spec_field_at(spec, field) = NAN;
-            break;
-        case DD_KIND_SEED:
-            *(uint64_t *)dd_spec_field_at(spec, field) = UINT64_MAX;
-            break;
-        default: /* texts and lists: empty; flags: unset; the optimizer: by its fields */
-            break;
-        }
-    }
+    for (size_t i = 0; i < dd_spec_fields_count; i++)
+        dd_spec_field_unset(spec, &dd_spec_fields[i]);
     spec->priority = 0; /* may be −1, so it has no unset value */
 }
 
@@ -535,6 +557,7 @@ bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field 
     case DD_KIND_INT:
     case DD_KIND_CHOICE:
     case DD_KIND_INIT:
+    case DD_KIND_PRESET:
         return *(const int *)at != DD_UNSET;
     case DD_KIND_NUMBER:
         return !isnan(*(const double *)at);

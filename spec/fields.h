@@ -20,6 +20,7 @@ enum dd_spec_field_kind {
     DD_KIND_TAGS,
     DD_KIND_INIT, /* init and init_model */
     DD_KIND_LAYER_MAP,
+    DD_KIND_PRESET,    /* int, place in dd_presets; in requests alone */
     DD_KIND_OPTIMIZER, /* a string or the object of the fields with in_optimizer */
 };
 
@@ -55,6 +56,9 @@ struct dd_spec_field {
 extern const struct dd_spec_field dd_spec_fields[];
 extern const size_t dd_spec_fields_count;
 
+extern const char *const dd_preset_names[];
+
+void dd_spec_field_unset(struct dd_spec *spec, const struct dd_spec_field *field);
 void dd_spec_unset(struct dd_spec *spec);            /* nothing given */
 unsigned dd_spec_when(const struct dd_spec *spec);   /* the situation: one DD_WHEN_… bit */
 const char *dd_when_text(unsigned when);             /* "when task is \"distill\"" */

@@ -48,6 +48,8 @@ static cJSON *value_json(const struct dd_spec *spec, const struct dd_spec_field 
 
 /* Fields at their empty default that a reader would only stumble over ("" is no model name). */
 static bool left_out(const struct dd_spec *spec, const struct dd_spec_field *field) {
+    if (field->kind == DD_KIND_PRESET) /* what it filled in stands there */
+        return true;
     bool may_be_empty = field->optional || field->kind == DD_KIND_NAME || field->kind == DD_KIND_LAYER_MAP;
     return !dd_spec_field_applies(spec, field) || (may_be_empty && !dd_spec_field_given(spec, field));
 }
@@ -194,6 +196,7 @@ static cJSON *field_schema(const struct dd_spec_field *field) {
         add_range(schema, "number", field->min, field->max);
         break;
     case DD_KIND_CHOICE:
+    case DD_KIND_PRESET:
     case DD_KIND_WORD:
         add_names(schema, field->names);
         break;

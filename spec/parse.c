@@ -14,6 +14,7 @@ struct reader {
 };
 
 #define POINTER_BYTES 128
+#define MAX_FIELDS 160
 
 /* prefix + "/" + token with '~' and '/' escaped (RFC 6901), cut at a character where it would not fit. */
 static void pointer_join(char out[POINTER_BYTES], const char *prefix, const char *token) {
@@ -292,6 +293,7 @@ static void take_field(struct reader *r, const struct dd_spec_field *field, cons
             *(uint64_t *)at = (uint64_t)number;
         break;
     case DD_KIND_CHOICE:
+    case DD_KIND_PRESET:
         choice = take_choice(r, pointer, value, field->names);
         if (choice >= 0)
             *(int *)at = choice;
@@ -344,7 +346,7 @@ static void fault_unknown(struct reader *r, const char *pointer, const char *nam
 }
 
 static void read_object(struct reader *r, const cJSON *body, const char *prefix, bool in_optimizer) {
-    bool seen[160] = {false};
+    bool seen[MAX_FIELDS] = {false};
     assert(dd_spec_fields_count <= DD_ARRAY_LEN(seen));
     const cJSON *value;
     cJSON_ArrayForEach(value, body) {
@@ -368,6 +370,44 @@ static void read_object(struct reader *r, const cJSON *body, const char *prefix,
             take_field(r, &dd_spec_fields[i], pointer, value);
         }
     }
+}
+
+/* The fields of an object of the preset that the body does not give; filled[i]: field i of the table was. */
+static void fill_from(struct reader *r, const cJSON *object, bool in_optimizer, bool *filled) {
+    const cJSON *value;
+    cJSON_ArrayForEach(value, object) {
+        for (size_t i = 0; i < dd_spec_fields_count; i++) {
+            const struct dd_spec_field *field = &dd_spec_fields[i];
+            if (field->in_optimizer != in_optimizer || strcmp(field->name, value->string) != 0)
+                continue;
+            if (field->kind == DD_KIND_OPTIMIZER) {
+                fill_from(r, value, true, filled);
+            } else if (!dd_spec_field_given(r->spec, field)) {
+                take_field(r, field, "/preset", value);
+                filled[i] = true;
+            }
+        }
+    }
+}
+
+/* What the preset gives and the body does not.  What would mean nothing beside the body's own fields is left out, and
+ * so are all settings of an optimizer that is not the body's. */
+static void fill_preset(struct reader *r) {
+    struct dd_spec *spec = r->spec;
+    bool filled[MAX_FIELDS] = {false};
+    if (spec->preset == DD_UNSET || spec->task == DD_TASK_FINETUNE)
+        return;
+    cJSON *fields = dd_preset_fields(dd_presets[spec->preset].name);
+    const cJSON *optimizer = cJSON_GetObjectItemCaseSensitive(fields, "optimizer");
+    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(optimizer, "type"));
+    bool given = (int)spec->optimizer.type != DD_UNSET;
+    if (given && type != NULL && strcmp(type, dd_optimizer_name(spec->optimizer.type)) != 0)
+        cJSON_DeleteItemFromObjectCaseSensitive(fields, "optimizer");
+    fill_from(r, fields, false, filled);
+    cJSON_Delete(fields);
+    for (size_t i = 0; i < dd_spec_fields_count; i++)
+        if (filled[i] && !dd_spec_field_applies(spec, &dd_spec_fields[i]))
+            dd_spec_field_unset(spec, &dd_spec_fields[i]);
 }
 
 /* Fields that mean nothing beside the others that were given: better said than silently left out. */
@@ -413,6 +453,7 @@ enum dd_status dd_spec_parse(const cJSON *body, const char *pointer_prefix, stru
         fault_type(&r, pointer_prefix, "an object", body);
     } else {
         read_object(&r, body, pointer_prefix, false);
+        fill_preset(&r);
         check_required(&r, body, pointer_prefix, "dataset", ret_spec->dataset[0] != '\0');
         bool task_known = (int)ret_spec->task != DD_UNSET || cJSON_GetObjectItemCaseSensitive(body, "task") == NULL;
         if (task_known && ret_spec->task != DD_TASK_FINETUNE)

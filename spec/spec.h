@@ -47,6 +47,7 @@ struct dd_spec {
     char tags[DD_MAX_TAGS][256]; /* 63 each */
     int n_tags;
     int priority; /* -1000 … 1000, larger first */
+    int preset;   /* of dd_presets, which has filled what was not given; DD_UNSET: none.  Not in the resolved JSON. */
 
     enum dd_task task;
     char dataset[DD_NAME_BYTES];
@@ -114,6 +115,16 @@ cJSON *dd_spec_schema(void);
 char *dd_json_print(cJSON *json, bool pretty);
 /* SHA-256 over the canonical form of all fields that decide the result (no labels, no field at its neutral value). */
 void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]);
+
+/* Named sets of fields (presets.c): "preset" in a body fills with them what the body does not give. */
+struct dd_preset {
+    const char *name, *why; /* why: a sentence for people */
+    const char *fields;     /* JSON object */
+};
+extern const struct dd_preset dd_presets[];
+extern const size_t dd_presets_count;
+cJSON *dd_preset_fields(const char *name); /* NULL: no such preset, or out of memory */
+
 bool dd_name_valid(const char *name); /* [a-z0-9][a-z0-9._-]{0,63} */
 /* For "did you mean": single-byte edits (insert, delete, replace, swap of neighbours) from a to b, of which only the
  * first 64 bytes count. */

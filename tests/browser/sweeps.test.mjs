@@ -93,6 +93,17 @@ test('a sweep that decides: the form asks for it, the page says what it did', { 
   assert.deepEqual(page.faults.filter((f) => !f.includes('422')), []);
 });
 
+test('a preset shows its values in the new experiment’s form, and why one would take it', { skip }, async () => {
+  const page = await browser.open(`${daemon.url}/new?dataset=news&teacher=teacher`);
+  await page.getByLabel('Preset').selectOption('note');
+  await page.getByText('The note’s recipe to the letter').waitFor();
+  await page.waitForFunction(() => document.querySelector('#field-optimizer-lr').placeholder === '0.05');
+  assert.deepEqual(JSON.parse(new URL(page.url()).searchParams.get('spec')), { preset: 'note', dataset: 'news', teacher: 'teacher' });
+  await page.getByLabel('Preset').selectOption('tiny');
+  await page.waitForFunction(() => document.querySelector('#field-layers').placeholder === '1');
+  assert.deepEqual(page.faults, []);
+});
+
 test('axe finds nothing on the Sweeps pages', { skip }, async () => {
   const found = [];
   for (const look of [

@@ -7,7 +7,7 @@ import { language } from './i18n.js';
 
 /** name of the group, fields seen at once, fields under the fold. "optimizer.x" is the setting x of the optimizer. */
 export const GROUPS = [
-  ['what', ['task', 'dataset', 'teacher', 'model', 'name'], ['tags', 'notes', 'priority', 'save_as']],
+  ['what', ['preset', 'task', 'dataset', 'teacher', 'model', 'name'], ['tags', 'notes', 'priority', 'save_as']],
   [
     'shape',
     ['layers', 'init'],

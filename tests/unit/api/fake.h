@@ -286,6 +286,7 @@ static inline struct dd_api_ops fake_ops(void) {
         .experiment_log = fake_text,
         .experiment_archive = fake_archive,
         .compare = fake_echo,
+        .preset_list = fake_echo,
         .system = fake_echo,
         .gc = fake_echo,
         .ready = fake_ready,

@@ -1,6 +1,7 @@
 // The fields of a spec in English: path → label. Their help is the served schema's own description, so it is not repeated here.
 // A new row of spec/fields.c needs a line here and one in fields.zh.js (tests/browser/form.test.mjs fails without).
 export default {
+  preset: 'Preset',
   task: 'Task',
   dataset: 'Data set',
   teacher: 'Teacher',

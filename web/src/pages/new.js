@@ -2,7 +2,7 @@
 // here. Only what was filled in is sent; what is left empty shows the value that the daemon would settle, learnt by a
 // dry run after each change, together with what the run would need. The address holds what was filled in.
 import { debounce, fill, h, setText } from '../dom.js';
-import { t } from '../i18n.js';
+import { known, t } from '../i18n.js';
 import { explain, get, post } from '../api.js';
 import { attempt, codeBlock, curlFor, notice } from '../widgets.js';
 import { go, route, setParams } from '../router.js';
@@ -46,6 +46,7 @@ export function mount(root) {
   const rows = new Map(); // path → {row, input, schema, message}
   const folds = []; // {element, count, paths}
   let asked = 0;
+  let presets = []; // of GET /presets
 
   const valueAt = (from, path) => {
     const [first, second] = path.split('.');
@@ -93,10 +94,27 @@ export function mount(root) {
       h('label', { for: id }, label, label !== name && h('code', {}, name)),
       input,
       h('small', { class: 'faint', id: `${id}-help` }, fieldHelp(path, schema)),
+      path === 'preset' && presetWhy,
       message,
     );
     rows.set(path, { row, input, schema, message });
     return row;
+  }
+
+  const presetWhy = h('small', { role: 'status' });
+  /** Why one would take the chosen preset, and its values where nothing is filled in, as the daemon will settle them. */
+  function showPreset() {
+    const preset = presets.find(({ name }) => name === spec.preset);
+    setText(presetWhy, !preset ? '' : known(`preset.${preset.name}`) ? t(`preset.${preset.name}`) : preset.why);
+    showSettled(preset?.fields ?? {});
+  }
+  function showSettled(settled) {
+    for (const [path, { input }] of rows) {
+      const value = valueAt(settled, path);
+      if (input.tagName === 'INPUT') input.placeholder = printField(value);
+      else if (input.tagName === 'SELECT')
+        input.options[0].textContent = value === undefined ? t('new.default') : `${printField(value)} · ${t('new.default')}`;
+    }
   }
 
   /** The rarer fields of a group; open when the address says so, or for a fault. */
@@ -177,6 +195,7 @@ export function mount(root) {
       input.removeAttribute('aria-invalid');
     }
     fill(fault);
+    showPreset();
     if (!spec.dataset || ((spec.task ?? 'distill') === 'distill' && !spec.teacher)) {
       fill(estimate, h('p', { class: 'faint' }, t('new.needs')));
       return;
@@ -185,13 +204,7 @@ export function mount(root) {
       const answer = await post('experiments?dry_run=1', spec, { once: false });
       if (mine !== asked) return;
       showEstimate(answer.estimate);
-      for (const [path, { input }] of rows) {
-        const settled = valueAt(answer.spec, path);
-        if (input.tagName === 'INPUT') input.placeholder = printField(settled);
-        else if (input.tagName === 'SELECT')
-          input.options[0].textContent =
-            settled === undefined ? t('new.default') : `${printField(settled)} · ${t('new.default')}`;
-      }
+      showSettled(answer.spec);
     } catch (problem) {
       if (mine === asked) showFaults(problem);
     }
@@ -264,6 +277,7 @@ export function mount(root) {
       const source = await attempt(() => loadRun(Number(params.get('from'))));
       if (source) spec = { ...source.spec };
     }
+    presets = (await get('presets').catch(() => null))?.items ?? [];
     build();
     fill(curl, codeBlock(curlFor('experiments', spec), t('new.curl')));
     dryRun();
