@@ -67,6 +67,7 @@ static void run_plain(const struct dd_int8_block *p) {
         const __m256i sums[2] = {sum##i##0, sum##i##1};                                                                \
         memcpy(p->c + (size_t)(i0 + (i)) * p->ldc + (size_t)j0, sums, count * sizeof *p->c);                           \
     }
+/* NOLINTBEGIN(bugprone-macro-parentheses): an attribute cannot stand in parentheses. */
 #define DEFINE_RUN_256(name, target, begin, prepare, add)                                                              \
     target INLINE void block_##name(const struct dd_int8_block *p, int rows, int i0, int j0) {                         \
         const int8_t *b = p->b + (size_t)(j0 / DD_INT8_PANEL) * p->panel_bytes;                                        \
@@ -96,6 +97,8 @@ static void run_plain(const struct dd_int8_block *p) {
             }                                                                                                          \
         }                                                                                                              \
     }
+
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 #define AVX2 __attribute__((target("avx2")))
 #define AVX_VNNI __attribute__((target("avx2,avxvnni")))

@@ -167,6 +167,7 @@ enum dd_status dd_model_match(const struct dd_weights *weights, const struct dd_
 
 #define DD_INT8_METHOD "distilld_int8" /* quantization_config.quant_method in config.json */
 #define DD_INT8_VERSION 1
+#define DD_INT8_MODEL_TYPE "distilld_int8_bert"
 /* The tensor that dd_int8_keeps, from its weight and scale, into `into` (NULL: only checked and hashed). */
 enum dd_status dd_int8_read_tensor(const struct dd_weights *weights, const struct dd_weight *weight,
                                    const struct dd_tensor *tensor, struct dd_int8 *into, struct dd_sha256 *hash,

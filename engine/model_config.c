@@ -155,7 +155,7 @@ static enum dd_status check_kind_of_network(const cJSON *json, struct dd_error *
     if (status != DD_OK) {
         return status;
     }
-    if (type != NULL && strcmp(type, "bert") != 0) {
+    if (type != NULL && strcmp(type, "bert") != 0 && strcmp(type, DD_INT8_MODEL_TYPE) != 0) {
         return dd_fail(err, DD_UNSUPPORTED, "model_unsupported", "model_type is \"%.40s\"; only bert is supported",
                        type);
     }
@@ -177,7 +177,10 @@ static enum dd_status check_kind_of_network(const cJSON *json, struct dd_error *
 static enum dd_status read_quantization(const cJSON *json, struct dd_config_facts *facts, struct dd_error *err) {
     const cJSON *quantization = cJSON_GetObjectItemCaseSensitive(json, "quantization_config");
     if (!cJSON_IsObject(quantization)) {
-        return DD_OK;
+        const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
+        return type == NULL || strcmp(type, DD_INT8_MODEL_TYPE) != 0
+                   ? DD_OK
+                   : unsupported(err, "quantization_config", "is missing, but model_type says that weights are int8");
     }
     const char *method = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(quantization, "quant_method"));
     const cJSON *version = cJSON_GetObjectItemCaseSensitive(quantization, "version");
@@ -402,7 +405,7 @@ static bool put_constants(cJSON *json, const struct dd_model_info *info, enum dd
     if (classifier && cJSON_AddStringToObject(json, "problem_type", "single_label_classification") == NULL) {
         return false;
     }
-    return cJSON_AddStringToObject(json, "model_type", "bert") != NULL &&
+    return cJSON_AddStringToObject(json, "model_type", info->int8 ? DD_INT8_MODEL_TYPE : "bert") != NULL &&
            cJSON_AddStringToObject(json, "hidden_act", info->config.hidden_act) != NULL &&
            cJSON_AddStringToObject(json, "position_embedding_type", "absolute") != NULL &&
            cJSON_AddStringToObject(json, "torch_dtype", dtype == DD_DTYPE_F16 ? "float16" : "float32") != NULL;

@@ -58,7 +58,10 @@ void K(int8_rows)(int rows, int n, const float *x, uint8_t *out, size_t ld, floa
         float inverse = 127.0f / largest;
         for (int i = 0; i < padded; i += LANES) {
             int count = padded - i < LANES ? padded - i : LANES;
-            vi q = zero || i >= n ? (vi){0} : round_to_int(get(x, i, n) * inverse);
+            vi q = {0};
+            if (!zero && i < n) {
+                q = round_to_int(get(x, i, n) * inverse);
+            }
             put_bytes(out + i, q + 128, count);
         }
     }

@@ -1,4 +1,5 @@
-"""Smaller models against transformers: a pruned directory loads there unchanged and answers the same."""
+"""Smaller models against PyTorch and transformers: a pruned directory loads there unchanged and answers the same, an int8 file
+gives in PyTorch what its format says, an fp16 one holds the nearest values."""
 
 import ctypes
 
@@ -6,6 +7,7 @@ import numpy
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import libengine
 from libengine import Error, Model, check
@@ -81,3 +83,112 @@ def test_a_pruned_model_is_the_same_to_transformers(original, tmp_path):
     assert lines[config.pad_token_id] == "[PAD]"
     assert {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"} <= set(lines)
     assert numpy.ptp(before.numpy()) > 0.1
+
+
+class Predictor:
+    """Logits of a loaded model through dd_predict."""
+
+    def __init__(self, model, max_length=48, threads=1):
+        self.model, error = model, Error()
+        self.pool, self.handle = ctypes.c_void_p(), ctypes.c_void_p()
+        check(lib.dd_pool_new(threads, ctypes.byref(self.pool), ctypes.byref(error)), error)
+        check(lib.dd_predictor_new(model, self.pool, max_length, ctypes.byref(self.handle), ctypes.byref(error)), error)
+
+    def __call__(self, texts):
+        raw = [text.encode() for text in texts]
+        rows, error = (libengine.Row * len(raw))(), Error()
+        for row, text in zip(rows, raw):
+            row.text, row.text_bytes, row.label = ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p), len(text), -1
+        logits = numpy.zeros((len(raw), len(LABELS)), numpy.float32)
+        check(lib.dd_predict(self.handle, rows, ctypes.c_size_t(len(raw)), None,
+                             logits.ctypes.data_as(ctypes.c_void_p), ctypes.byref(error)), error)
+        return torch.from_numpy(logits)
+
+    def close(self):
+        lib.dd_predictor_free(self.handle)
+        lib.dd_pool_free(self.pool)
+
+
+def scaled_rows(x):
+    """Rows as int8 and their scales, by the rule of engine/int8.h."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return torch.round(x / torch.where(scale > 0, scale, torch.ones_like(scale))).clamp(-127, 127), scale
+
+
+class Int8Linear(torch.nn.Module):
+    """The definition: integer products of a row's bytes and a weight's, then both scales and the bias."""
+
+    def __init__(self, weight, scale, bias):
+        super().__init__()
+        self.weight, self.scale, self.bias = weight.double(), scale.double(), bias
+
+    def forward(self, x):
+        q, scale = scaled_rows(x)
+        sums = q.double() @ self.weight.T  # exact: below 2^53
+        return (sums * scale.double() * self.scale).float() + self.bias
+
+
+def test_an_int8_file_is_what_its_format_says(original, tmp_path):
+    """Written by us, read by safetensors, computed by torch from the format's description alone."""
+    texts = headlines("dev", 60) + ODD
+    model, made, error = load(original), ctypes.POINTER(Model)(), Error()
+    check(lib.dd_model_quantize(model, ctypes.byref(made), ctypes.byref(error)), error)
+    out = tmp_path / "int8"
+    check(lib.dd_model_save(made, str(out).encode(), None, ctypes.byref(error)), error)
+    tensors = load_file(out / "model.safetensors")
+    reference = transformers.BertForSequenceClassification.from_pretrained(original).eval()
+    state = reference.state_dict()
+    kept = {name: value for name, value in tensors.items() if value.dtype == torch.int8}
+    assert len(kept) == 2 + 6 * reference.config.num_hidden_layers
+    for name, q in kept.items():
+        expected, scale = scaled_rows(state[name])
+        assert torch.equal(tensors[name + "_scale"], scale[:, 0])
+        assert (q.float() - expected).abs().max() <= 1  # x / scale may be rounded the other way in the middle
+        assert (q.float() != expected).float().mean() < 1e-3
+    for name, value in state.items():
+        if name not in kept:
+            assert torch.equal(tensors[name], value), name
+
+    words = "bert.embeddings.word_embeddings.weight"
+    with torch.no_grad():
+        reference.bert.embeddings.word_embeddings.weight.copy_(
+            tensors[words].float() * tensors[words + "_scale"][:, None])
+        for name in kept:
+            if name != words:
+                parent = reference.get_submodule(name.removesuffix(".weight").rpartition(".")[0])
+                setattr(parent, name.split(".")[-2], Int8Linear(
+                    tensors[name], tensors[name + "_scale"], tensors[name.removesuffix("weight") + "bias"]))
+    tokenizer = transformers.BertTokenizer.from_pretrained(original)
+    with torch.no_grad():
+        expected = torch.stack([
+            reference(**tokenizer(text, return_tensors="pt", truncation=True, max_length=48)).logits[0]
+            for text in texts])
+    predict = Predictor(made)
+    logits = predict(texts)
+    predict.close()
+    fp32 = Predictor(model)
+    plain = fp32(texts)
+    fp32.close()
+    # An activation in the middle between two bytes may go either way; beside what int8 itself changes, that is little.
+    lost = (plain - logits).abs().max()
+    assert (logits - expected).abs().max() < 0.25 * lost
+    assert (logits - expected).abs().mean() < 0.02 * (plain - logits).abs().mean()
+    assert 0 < lost < 0.2 * plain.std()
+    with pytest.raises(ValueError, match="distilld_int8_bert"):
+        transformers.AutoModelForSequenceClassification.from_pretrained(out)
+    lib.dd_model_free(made)
+    lib.dd_model_free(model)
+
+
+def test_fp16_loads_in_transformers(original, tmp_path):
+    model, error = load(original), Error()
+    out = tmp_path / "half"
+    check(lib.dd_model_save_fp16(model, str(out).encode(), None, ctypes.byref(error)), error)
+    lib.dd_model_free(model)
+    tensors = load_file(out / "model.safetensors")
+    state = transformers.BertForSequenceClassification.from_pretrained(original).state_dict()
+    assert tensors.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(tensors[name], value.half()), name
+    again = transformers.BertForSequenceClassification.from_pretrained(out, dtype=torch.float32)
+    assert all(torch.equal(value, state[name].half().float()) for name, value in again.state_dict().items())

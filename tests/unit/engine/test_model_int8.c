@@ -207,9 +207,10 @@ static void test_hostile_files(void **state) {
                          "\"dtype\":\"U8\",\"shape\":[65,16]", "not of type int8");
     expect_refusal_after("model.safetensors", "\"dtype\":\"I8\",\"shape\":[65,16]",
                          "\"dtype\":\"I8\",\"shape\":[16,65]", "the configuration asks for [65, 16]");
-    expect_refusal_after("config.json", "distilld_int8", "distilld_int9", "only distilld's own");
+    expect_refusal_after("config.json", "\"distilld_int8\"", "\"distilld_int9\"", "only distilld's own");
+    expect_refusal_after("config.json", "distilld_int8_bert", "distilld_int9_bert", "only bert is supported");
     expect_refusal_after("config.json", "\"version\":\t1", "\"version\":\t2", "another version");
-    expect_refusal_after("config.json", "quantization_config", "quantization_Config", "quantised?");
+    expect_refusal_after("config.json", "quantization_config", "quantization_Config", "model_type says");
     must(dd_model_load(dir, &read, &err), &err);
     dd_model_free(read);
 }

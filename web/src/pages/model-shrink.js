@@ -27,7 +27,7 @@ export function madeFrom(source) {
       h(
         'thead',
         {},
-        h('tr', {}, h('th', {}), ['models.before', 'models.after'].map((k) => h('th', { scope: 'col', class: 'num' }, t(k)))),
+        h('tr', {}, h('td', {}), ['models.before', 'models.after'].map((k) => h('th', { scope: 'col', class: 'num' }, t(k)))),
       ),
       h(
         'tbody',
