@@ -26,6 +26,13 @@ test('the dictionaries have the same keys, with the same placeholders, none empt
   }
 });
 
+test('Chinese has Chinese punctuation', async () => {
+  const { default: zh } = await load('i18n/zh.js');
+  const { default: fields } = await load('i18n/fields.zh.js');
+  const texts = [...Object.values(zh), ...Object.values(fields).flat()].map((text) => text.replaceAll('字段: 取值', ''));
+  assert.deepEqual(texts.filter((text) => /[\u4e00-\u9fff][,;:?!]|[,;:?!][\u4e00-\u9fff]/.test(text)), []);
+});
+
 test('every key that the pages use is in the dictionaries, and every key there is used', async () => {
   const { default: en } = await load('i18n/en.js');
   const text = sources.map((file) => readFileSync(join(src, file), 'utf8')).join('\n');

@@ -1,6 +1,6 @@
 // 实验规格各字段的中文：路径 → [标签, 说明]。spec/fields.c 每新增一个字段，这里和 fields.en.js 各加一行（有测试）。
 export default {
-  preset: ['预设', '补全没有填写的字段:note 是笔记的原配方,balanced 为默认值,strong 与 tiny 从教师的层开始。'],
+  preset: ['预设', '补全没有填写的字段：note 是笔记的原配方，balanced 为默认值，strong 与 tiny 从教师的层开始。'],
   task: ['任务', 'distill：由教师训练学生；finetune：训练分类器，通常用作教师。'],
   dataset: ['数据集', '数据集的名称。必填。'],
   teacher: ['教师', '要学习的分类器的名称。蒸馏时必填。'],

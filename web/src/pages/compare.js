@@ -385,8 +385,11 @@ export function mount(root) {
   let askedLead = 0;
   async function drawLead() {
     const mine = ++askedLead;
-    const base = ids.includes(Number(param('base'))) ? Number(param('base')) : null;
-    const answer = await get(`compare${query({ ids: ids.join(','), baseline: base })}`).catch(() => null);
+    const scoreOf = (id) => run(id)?.best?.macro_f1 ?? -1;
+    const best = ids.reduce((a, b) => (scoreOf(b) > scoreOf(a) ? b : a), ids[0]);
+    const base = ids.includes(Number(param('base'))) ? Number(param('base')) : best;
+    const search = query({ ids: ids.join(','), baseline: base, fields: 'macro_f1', max_points: 4 }); // the test alone is new
+    const answer = await get(`compare${search}`).catch(() => null);
     if (mine !== askedLead) return;
     const significance = answer?.significance;
     if (significance?.others.length) fill(lead, leadTable(significance, (row) => label(row.id), label(significance.baseline)));

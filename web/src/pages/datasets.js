@@ -56,7 +56,7 @@ function list(root) {
         h('button', { type: 'button', onclick: upload }, t('datasets.upload')),
       ),
       note,
-      table,
+      h('div', { class: 'scroll-x', tabindex: '0', role: 'region', 'aria-label': t('nav.datasets') }, table),
       more,
     ),
   );

@@ -76,7 +76,7 @@ function list(root) {
         h('button', { type: 'button', onclick: add }, t('models.add')),
       ),
       note,
-      table,
+      h('div', { class: 'scroll-x', tabindex: '0', role: 'region', 'aria-label': t('nav.models') }, table),
       more,
     ),
   );

@@ -1,9 +1,9 @@
 // System: what the daemon says of itself, with the queue as links into the history.
 import { fill, h } from '../dom.js';
-import { t } from '../i18n.js';
+import { known, t } from '../i18n.js';
 import { explain, get } from '../api.js';
 import { href } from '../router.js';
-import { bytes, count, duration, number } from '../format.js';
+import { bytes, count, duration, fullTime, number } from '../format.js';
 import { on } from '../store.js';
 
 const EVERY_MS = 5000;
@@ -13,11 +13,15 @@ const STATES = ['running', 'queued', 'paused', 'finished', 'failed', 'cancelled'
 function printed(name, value) {
   if (value === null || value === '') return '–';
   if (typeof value === 'boolean') return value ? '✓' : '–';
+  if (/_at$/.test(name)) return fullTime(value);
   if (typeof value === 'string') return value;
   if (/bytes|_free$|_total$/.test(name)) return bytes(value);
   if (/seconds$/.test(name)) return duration(value);
   return Number.isInteger(value) ? count(value) : number(value);
 }
+
+/** What a field is called; one that the dictionary does not know shows its own name. */
+const labelOf = (path) => (known(`system.${path}`) ? t(`system.${path}`) : path.replaceAll('_', ' '));
 
 function rows(object, prefix = '') {
   return Object.entries(object).flatMap(([name, value]) => {
@@ -25,7 +29,7 @@ function rows(object, prefix = '') {
     const text = Array.isArray(value)
       ? value.map((v) => (typeof v === 'object' ? JSON.stringify(v) : printed(name, v))).join(', ') || '–'
       : printed(name, value);
-    return [h('tr', {}, h('th', { scope: 'row' }, `${prefix}${name}`.replaceAll('_', ' ')), h('td', {}, text))];
+    return [h('tr', {}, h('th', { scope: 'row' }, labelOf(`${prefix}${name}`)), h('td', {}, text))];
   });
 }
 
@@ -57,12 +61,12 @@ export function mount(root) {
       const groups = Object.entries(rest).filter(([, v]) => v && typeof v === 'object' && !Array.isArray(v));
       fill(
         facts,
-        [[t('system.daemon'), Object.fromEntries(plain)], ...groups].map(([name, value]) =>
+        [['daemon', '', Object.fromEntries(plain)], ...groups.map(([name, value]) => [name, `${name}.`, value])].map(([name, prefix, value]) =>
           h(
             'section',
             {},
-            h('h2', {}, name.replaceAll('_', ' ')),
-            h('table', { class: 'data spec' }, h('tbody', {}, rows(value))),
+            h('h2', {}, labelOf(name)),
+            h('table', { class: 'data spec' }, h('tbody', {}, rows(value, prefix))),
           ),
         ),
         h(
