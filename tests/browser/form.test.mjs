@@ -73,7 +73,7 @@ test('the form speaks Chinese, keeps the rare fields folded, and opens the fold 
   const heads = page.getByLabel('头数');
   await page.getByLabel('层数').waitFor();
   assert.equal(await heads.isVisible(), false, 'folded at first');
-  const helps = await page.locator('.form-row small').allTextContents();
+  const helps = await page.locator('.form-row small[id$=-help]').allTextContents();
   assert.deepEqual(helps.filter((text) => !/[\u4e00-\u9fff]/.test(text)), [], 'helps that are not Chinese');
 
   const shape = page.locator('fieldset', { has: page.getByLabel('层数') });

@@ -15,6 +15,7 @@ const RUNS = 10_000;
 const COMPARED = 20;
 const EPOCHS = 200;
 const ROUNDS = 5;
+const EPOCHS_AN_HOUR = 60; // the note's recipe: 60 epochs in about an hour
 
 if (noBrowser) {
   console.error(noBrowser);
@@ -176,6 +177,41 @@ async function life(name, executable) {
     await daemon.discard();
   }
 }
+/**
+ * What an hour of one open run page moves: the bytes of each kind of event, taken from the stream that the page reads
+ * while one run trains, times how many of them an hour of EPOCHS_AN_HOUR epochs has (web/src/wants.js: steps every 2 s
+ * for two minutes, then every 60 s; a comment every 15 s).
+ */
+async function hour(name, executable) {
+  const daemon = await Daemon.start({ executable, args: ['--workers', '1', '--threads', '1'] });
+  try {
+    await daemon.upload('news', { train: { text: topics(1200), filename: 'train.tsv' }, dev: { text: topics(200, 5), filename: 'dev.tsv' } });
+    const { id } = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'news', epochs: 10_000 });
+    const stream = await fetch(`${daemon.url}/api/v1/events?types=status,epoch,log,step&step_every=2&steps_of=${id}`);
+    const kinds = {};
+    let text = '';
+    const end = Date.now() + 1000 * liveSeconds;
+    for await (const chunk of stream.body) {
+      const frames = (text += Buffer.from(chunk).toString('latin1')).split('\n\n');
+      text = frames.pop();
+      for (const frame of frames) {
+        const kind = /^event: (\w+)$/m.exec(frame)?.[1] ?? 'comment';
+        kinds[kind] ??= { count: 0, bytes: 0 };
+        kinds[kind].count++;
+        kinds[kind].bytes += frame.length + 2;
+      }
+      if (Date.now() > end) break;
+    }
+    const each = (kind) => (kinds[kind] ? kinds[kind].bytes / kinds[kind].count : 0);
+    const anEpoch = each('epoch') + (each('log') * (kinds.log?.count ?? 0) + each('status') * (kinds.status?.count ?? 0)) / kinds.epoch.count;
+    const steps = 120 / 2 + 3480 / 60;
+    console.log(`${name.padEnd(7)}events in bytes: ${Object.keys(kinds).map((k) => `${k} ${each(k).toFixed(0)} × ${kinds[k].count}`).join(', ')};`,
+      `an hour of ${EPOCHS_AN_HOUR} epochs: ${((EPOCHS_AN_HOUR * anEpoch + steps * each('step') + 240 * 16) / 1000).toFixed(0)} kB`);
+  } finally {
+    await daemon.discard();
+  }
+}
+
 async function epochsOf(daemon, ids) {
   const all = await Promise.all(ids.map((id) => daemon.get(`/experiments/${id}`)));
   return all.reduce((sum, r) => sum + r.progress.epoch, 0);
@@ -188,6 +224,7 @@ try {
   await size(daemons);
   await Promise.all(Object.values(daemons).map((daemon) => daemon.discard()));
   for (const [name, executable] of Object.entries(builds)) await life(name, executable);
+  for (const [name, executable] of Object.entries(builds)) await hour(name, executable);
 } finally {
   await browser.close();
   await Promise.all(Object.values(daemons).map((daemon) => daemon.discard()));

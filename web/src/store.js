@@ -114,8 +114,7 @@ function reading(ids, work) {
 /** All columns of a run: fetched once, then only the epochs that are missing; a final run that was read whole never again. */
 export async function loadMetrics(id) {
   const entry = entryOf(id);
-  if (entry.pending) await entry.pending.catch(() => {});
-  if (entry.pending) return entry.pending;
+  while (entry.pending) await entry.pending.catch(() => {});
   if (entry.whole && entry.names === null) return entry.rows;
   return reading([id], async () => {
     const wasFinal = isFinal(id);
