@@ -167,26 +167,27 @@ static enum dd_status train(struct dd_local *local, const struct dd_options *opt
     if (status != DD_OK)
         return status;
     progress->n_classes = dd_dataset_classes(local->setup.dataset->dataset);
-    const struct dd_train_input input = {.spec = &local->setup.spec,
-                                         .dataset = local->setup.dataset->dataset,
-                                         .base = local->setup.base,
-                                         .init = local->setup.init,
-                                         .vocab = local->setup.vocab,
-                                         .vocab_bytes = local->setup.vocab_bytes,
-                                         .vocab_options = local->setup.vocab_options,
-                                         .pool = local->daemon.pool,
-                                         .run_dir = run_dir,
-                                         .cache_dir = local->daemon.cache_dir,
-                                         .cancel = &interrupted,
-                                         .checkpoint_seconds = (double)options->checkpoint_seconds,
-                                         .card_title = local->setup.spec.name[0] != '\0' ? local->setup.spec.name
-                                                                                         : "distilld run",
-                                         .events = {.context = progress,
-                                                    .step = on_step,
-                                                    .epoch = on_epoch,
-                                                    .reference = on_reference,
-                                                    .log = on_log,
-                                                    .phase = on_phase}};
+    struct dd_train_input input = {.spec = &local->setup.spec,
+                                   .dataset = local->setup.dataset->dataset,
+                                   .base = local->setup.base,
+                                   .init = local->setup.init,
+                                   .vocab = local->setup.vocab,
+                                   .vocab_bytes = local->setup.vocab_bytes,
+                                   .vocab_options = local->setup.vocab_options,
+                                   .pool = local->daemon.pool,
+                                   .run_dir = run_dir,
+                                   .cache_dir = local->daemon.cache_dir,
+                                   .cancel = &interrupted,
+                                   .checkpoint_seconds = (double)options->checkpoint_seconds,
+                                   .card_title =
+                                       local->setup.spec.name[0] != '\0' ? local->setup.spec.name : "distilld run",
+                                   .events = {.context = progress,
+                                              .step = on_step,
+                                              .epoch = on_epoch,
+                                              .reference = on_reference,
+                                              .log = on_log,
+                                              .phase = on_phase}};
+    memcpy(input.teachers, local->setup.teachers, sizeof local->setup.teachers);
     status = dd_train(&input, result, err);
     dd_line_clear(&progress->line);
     return status;

@@ -139,8 +139,8 @@ void dd_spec_teacher_from(const struct dd_bert_config *config, struct dd_spec_te
 struct dd_setup {
     struct dd_spec spec;
     struct dd_loaded *dataset;
-    struct dd_model *base, *init;
-    char *vocab; /* owned */
+    struct dd_model *base, *init, *teachers[DD_MAX_TEACHERS]; /* as spec.teachers */
+    char *vocab;                                              /* owned */
     size_t vocab_bytes;
     struct dd_tokenizer_options vocab_options;
 };

@@ -17,7 +17,8 @@ static const char *const path_fields[] = {"dataset", "teacher", "model", "vocabu
 enum { DATASET, TEACHER, MODEL, VOCABULARY, INIT, N_PATHS };
 
 struct places {
-    char path[N_PATHS][PATH_MAX]; /* absolute; "" where the field is a name or missing */
+    char path[N_PATHS][PATH_MAX];             /* absolute; "" where the field is a name or missing */
+    char teachers[DD_MAX_TEACHERS][PATH_MAX]; /* the same of the items of "teachers" */
 };
 
 /* "…/Headlines 3.tsv" to "headlines-3.tsv". */
@@ -36,6 +37,39 @@ static void name_of(const char *path, char out[DD_NAME_BYTES]) {
         snprintf(out, DD_NAME_BYTES, "data");
 }
 
+/* The absolute path of what a value names; false where it is a name. */
+static bool is_path(const char *text, char out[PATH_MAX]) {
+    DD_CLEANUP(dd_free_ptr) char *real = realpath(text, NULL);
+    if (real == NULL || (strchr(text, '/') == NULL && dd_name_valid(text) && access(text, F_OK) != 0))
+        return false;
+    snprintf(out, PATH_MAX, "%s", real);
+    return true;
+}
+
+/* Two directories may end alike, and a list of names has none twice: the later one then gets its place behind it. */
+static void take_teachers(cJSON *body, struct places *places) {
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(body, "teachers");
+    const char *first = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, "teacher"));
+    int n = DD_MIN(cJSON_GetArraySize(list), DD_MAX_TEACHERS);
+    for (int i = 0; i < n; i++) {
+        const char *text = cJSON_GetStringValue(cJSON_GetArrayItem(list, i));
+        char name[DD_NAME_BYTES];
+        if (text == NULL || !is_path(text, places->teachers[i]))
+            continue;
+        name_of(places->teachers[i], name);
+        bool taken = first != NULL && strcmp(name, first) == 0;
+        for (int k = 0; k < i; k++) {
+            const char *other = cJSON_GetStringValue(cJSON_GetArrayItem(list, k));
+            taken |= other != NULL && strcmp(name, other) == 0;
+        }
+        if (taken) {
+            size_t used = DD_MIN(strlen(name), (size_t)(DD_NAME_BYTES - 8));
+            snprintf(name + used, sizeof name - used, "-%d", i + 2);
+        }
+        cJSON_ReplaceItemInArray(list, i, cJSON_CreateString(name));
+    }
+}
+
 /* Replaces paths in the body by names; the paths into *places. */
 static void take_paths(cJSON *body, struct places *places) {
     for (int i = 0; i < N_PATHS; i++) {
@@ -43,14 +77,13 @@ static void take_paths(cJSON *body, struct places *places) {
         const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, path_fields[i]));
         if (text == NULL || (i == INIT && (strcmp(text, "random") == 0 || strcmp(text, "teacher") == 0)))
             continue;
-        DD_CLEANUP(dd_free_ptr) char *real = realpath(text, NULL);
-        if (real == NULL || (strchr(text, '/') == NULL && dd_name_valid(text) && access(text, F_OK) != 0))
-            continue;
         char name[DD_NAME_BYTES];
-        name_of(real, name);
-        snprintf(places->path[i], sizeof places->path[i], "%s", real);
+        if (!is_path(text, places->path[i]))
+            continue;
+        name_of(places->path[i], name);
         cJSON_ReplaceItemInObjectCaseSensitive(body, path_fields[i], cJSON_CreateString(name));
     }
+    take_teachers(body, places);
 }
 
 /* A name in the data directory: its asset's directory.  The database is opened for the moment only. */
@@ -178,6 +211,8 @@ static enum dd_status open_models(struct dd_local *local, const struct places *p
         status = open_model(local, places->path[TEACHER], s->spec.teacher, &s->base, err);
     else if (s->spec.model[0] != '\0')
         status = open_model(local, places->path[MODEL], s->spec.model, &s->base, err);
+    for (int i = 0; status == DD_OK && i < s->spec.n_teachers; i++)
+        status = open_model(local, places->teachers[i], s->spec.teachers[i], &s->teachers[i], err);
     if (status == DD_OK && distill && s->spec.init == DD_INIT_MODEL)
         status = open_model(local, places->path[INIT], s->spec.init_model, &s->init, err);
     if (status != DD_OK || distill || s->spec.vocabulary[0] == '\0')
@@ -203,6 +238,8 @@ static enum dd_status make_work_dir(struct dd_local *local, const char *text, co
     dd_sha256_update(hash, text, strlen(text));
     for (int i = 0; i < N_PATHS; i++)
         dd_sha256_update(hash, places->path[i], strlen(places->path[i]) + 1);
+    for (int i = 0; i < DD_MAX_TEACHERS && places->teachers[i][0] != '\0'; i++)
+        dd_sha256_update(hash, places->teachers[i], strlen(places->teachers[i]) + 1);
     dd_sha256_digest(hash, digest);
     dd_sha256_free(hash);
     dd_hex(digest, 8, key);

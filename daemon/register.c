@@ -10,6 +10,7 @@
 #include "daemon/daemon.h"
 
 static cJSON *source_json(const struct dd_experiment *e, const struct dd_train_result *result) {
+    cJSON *spec = dd_json_of(e->spec_json), *teachers = cJSON_DetachItemFromObjectCaseSensitive(spec, "teachers");
     cJSON *source = cJSON_CreateObject();
     cJSON_AddStringToObject(source, "type", "experiment");
     cJSON_AddNumberToObject(source, "experiment_id", (double)e->id);
@@ -17,8 +18,13 @@ static cJSON *source_json(const struct dd_experiment *e, const struct dd_train_r
     cJSON_AddStringToObject(source, "task", e->task);
     cJSON_AddStringToObject(source, "dataset", e->dataset);
     dd_put_text(source, "teacher", e->teacher != NULL && e->teacher[0] != '\0' ? e->teacher : NULL);
+    if (teachers != NULL)
+        cJSON_AddItemToObject(source, "teachers", teachers);
     dd_put_number(source, "accuracy", result->best.accuracy);
+    dd_put_number(source, "macro_precision", result->best.macro_precision);
+    dd_put_number(source, "macro_recall", result->best.macro_recall);
     dd_put_number(source, "macro_f1", result->best.macro_f1);
+    cJSON_Delete(spec);
     return source;
 }
 

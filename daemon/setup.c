@@ -10,6 +10,8 @@ void dd_setup_release(struct dd_daemon *daemon, struct dd_setup *setup) {
     dd_loaded_put(daemon, setup->dataset);
     dd_model_free(setup->base);
     dd_model_free(setup->init);
+    for (int i = 0; i < DD_MAX_TEACHERS; i++)
+        dd_model_free(setup->teachers[i]);
     free(setup->vocab);
     memset(setup, 0, sizeof *setup);
 }
@@ -68,6 +70,8 @@ static enum dd_status load_all(struct dd_daemon *daemon, struct dd_setup *setup,
     enum dd_status status = load_dataset(daemon, spec->dataset, &setup->dataset, err);
     if (status == DD_OK && base[0] != '\0')
         status = load_model(daemon, base, &setup->base, err);
+    for (int i = 0; status == DD_OK && i < spec->n_teachers; i++)
+        status = load_model(daemon, spec->teachers[i], &setup->teachers[i], err);
     if (status == DD_OK && spec->task == DD_TASK_DISTILL && spec->init == DD_INIT_MODEL)
         status = load_model(daemon, spec->init_model, &setup->init, err);
     if (status == DD_OK && spec->task == DD_TASK_FINETUNE && spec->vocabulary[0] != '\0')

@@ -40,6 +40,8 @@ struct submission {
     struct dd_daemon *daemon;
     struct dd_spec spec;
     struct dd_asset dataset, base, init, vocabulary; /* name NULL: none */
+    struct dd_asset teachers[DD_MAX_TEACHERS];       /* as spec.teachers */
+    struct dd_bert_config teacher_configs[DD_MAX_TEACHERS];
     struct dd_bert_config base_config, init_config, vocabulary_config;
     bool has_base, has_init, has_vocabulary;
     struct dd_train_estimate estimate;
@@ -53,6 +55,8 @@ static void submission_free(struct submission *s) {
     dd_asset_release(&s->base);
     dd_asset_release(&s->init);
     dd_asset_release(&s->vocabulary);
+    for (int i = 0; i < DD_MAX_TEACHERS; i++)
+        dd_asset_release(&s->teachers[i]);
     free(s);
 }
 
@@ -95,6 +99,33 @@ static bool read_config(struct submission *s, const char *pointer, const struct 
     return false;
 }
 
+static void check_classifier(struct submission *s, const char *pointer, const struct dd_asset *teacher) {
+    if (teacher->name != NULL && strcmp(teacher->kind, "classifier") != 0)
+        dd_faults_add(s->faults, pointer,
+                      "model \"%s\" is an encoder without classes; train a classifier from it first (task finetune)",
+                      teacher->name);
+}
+
+/* The further teachers; what a run could not do with them is said here already. */
+static enum dd_status find_teachers(struct submission *s, struct dd_error *err) {
+    for (int i = 0; i < s->spec.n_teachers; i++) {
+        char pointer[32];
+        snprintf(pointer, sizeof pointer, "/teachers/%d", i);
+        enum dd_status status = find_asset(s, DD_ASSET_MODEL, pointer, s->spec.teachers[i], &s->teachers[i], err);
+        if (status != DD_OK)
+            return status;
+        struct dd_bert_config *config = &s->teacher_configs[i];
+        bool known = read_config(s, pointer, &s->teachers[i], config);
+        check_classifier(s, pointer, &s->teachers[i]);
+        check_fp32(s, pointer, &s->teachers[i]);
+        if (known && s->has_base && config->vocab_size != s->base_config.vocab_size)
+            dd_faults_add(s->faults, pointer,
+                          "model \"%s\" has %d tokens, the teacher has %d: they must share a vocabulary",
+                          s->teachers[i].name, config->vocab_size, s->base_config.vocab_size);
+    }
+    return DD_OK;
+}
+
 static enum dd_status find_all(struct submission *s, struct dd_error *err) {
     const struct dd_spec *spec = &s->spec;
     bool distill = spec->task != DD_TASK_FINETUNE;
@@ -113,11 +144,10 @@ static enum dd_status find_all(struct submission *s, struct dd_error *err) {
     s->has_base = read_config(s, base_pointer, &s->base, &s->base_config);
     s->has_init = read_config(s, "/init", &s->init, &s->init_config);
     s->has_vocabulary = read_config(s, "/vocabulary", &s->vocabulary, &s->vocabulary_config);
-    if (distill && s->base.name != NULL && strcmp(s->base.kind, "classifier") != 0)
-        dd_faults_add(s->faults, "/teacher",
-                      "model \"%s\" is an encoder without classes; train a classifier from it first (task finetune)",
-                      s->base.name);
-    return DD_OK;
+    if (!distill)
+        return DD_OK;
+    check_classifier(s, "/teacher", &s->base);
+    return find_teachers(s, err);
 }
 
 /* --- faults that need more than the spec ---------------------------------------------------------------------------
@@ -132,11 +162,11 @@ static bool has_string(const cJSON *list, const char *text) {
     return false;
 }
 
-/* The teacher must know every class of the data set: by name, or, where its labels are only LABEL_0 …, by number. */
-static void check_classes(struct submission *s) {
-    if (s->spec.task != DD_TASK_DISTILL || s->dataset.name == NULL || s->base.name == NULL)
+/* A teacher must know every class of the data set: by name, or, where its labels are only LABEL_0 …, by number. */
+static void check_classes(struct submission *s, const char *pointer, const struct dd_asset *teacher) {
+    if (s->spec.task != DD_TASK_DISTILL || s->dataset.name == NULL || teacher->name == NULL)
         return;
-    cJSON *model = dd_json_of(s->base.info_json), *data = dd_json_of(s->dataset.info_json);
+    cJSON *model = dd_json_of(teacher->info_json), *data = dd_json_of(s->dataset.info_json);
     const cJSON *labels = cJSON_GetObjectItemCaseSensitive(model, "labels"), *class;
     const cJSON *classes = cJSON_GetObjectItemCaseSensitive(data, "classes");
     int n_labels = cJSON_GetArraySize(labels), n_classes = cJSON_GetArraySize(classes);
@@ -145,7 +175,7 @@ static void check_classes(struct submission *s) {
         const cJSON *name = cJSON_GetObjectItemCaseSensitive(class, "name");
         if (unnamed || !cJSON_IsString(name) || has_string(labels, name->valuestring))
             continue;
-        dd_faults_add(s->faults, "/teacher", "\"%s\" does not know class \"%s\" of data set \"%s\"", s->base.name,
+        dd_faults_add(s->faults, pointer, "\"%s\" does not know class \"%s\" of data set \"%s\"", teacher->name,
                       name->valuestring, s->dataset.name);
         break;
     }
@@ -183,8 +213,21 @@ static void check_init(struct submission *s) {
                       c->vocab_size, s->base_config.vocab_size);
 }
 
+static void check_teachers(struct submission *s) {
+    check_classes(s, "/teacher", &s->base);
+    for (int i = 0; i < s->spec.n_teachers; i++) {
+        char pointer[32];
+        snprintf(pointer, sizeof pointer, "/teachers/%d", i);
+        check_classes(s, pointer, &s->teachers[i]);
+        int positions = s->teacher_configs[i].max_positions; /* 0: no such model */
+        if (positions > 0 && s->spec.max_length > positions)
+            dd_faults_add(s->faults, "/max_length", "must be at most %d, the positions of teacher \"%s\"; got %d",
+                          positions, s->spec.teachers[i], s->spec.max_length);
+    }
+}
+
 static enum dd_status check_world(struct submission *s, struct dd_error *err) {
-    check_classes(s);
+    check_teachers(s);
     check_unlabelled(s);
     check_init(s);
     if (s->spec.precision == DD_PRECISION_BF16 && !dd_engine_has_bf16())
@@ -215,8 +258,8 @@ static enum dd_status estimate(struct submission *s, struct dd_error *err) {
     int asked = s->spec.vocab_size;
     if (s->has_vocabulary) /* the estimate is of the model that will be: with the vocabulary's size */
         s->spec.vocab_size = s->vocabulary_config.vocab_size;
-    status = dd_train_estimate(&s->spec, data->dataset, s->has_base ? &s->base_config : NULL, s->daemon->n_threads,
-                               &s->estimate, err);
+    status = dd_train_estimate(&s->spec, data->dataset, s->has_base ? &s->base_config : NULL, s->teacher_configs,
+                               s->daemon->n_threads, &s->estimate, err);
     s->spec.vocab_size = asked;
     dd_loaded_put(s->daemon, data);
     if (status != DD_OK)
@@ -437,6 +480,9 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
     const cJSON *augment = cJSON_GetObjectItemCaseSensitive(changes, "augment");
     for (size_t i = 0; augment != NULL && !(augment->valuedouble > 0) && i < DD_ARRAY_LEN(rates); i++)
         cJSON_DeleteItemFromObjectCaseSensitive(spec, rates[i]);
+    const cJSON *teachers = cJSON_GetObjectItemCaseSensitive(changes, "teachers");
+    if (teachers != NULL && cJSON_GetArraySize(teachers) == 0)
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, "teacher_mean");
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "save_as"); /* the original has that name */
 }
 

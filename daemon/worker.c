@@ -171,10 +171,13 @@ static void release_memory(struct dd_workers *workers, struct dd_job *job) {
 static uint64_t estimate_memory(struct dd_daemon *daemon, const struct dd_setup *setup) {
     struct dd_train_estimate estimate;
     struct dd_error err;
+    struct dd_bert_config teachers[DD_MAX_TEACHERS];
     struct dd_spec *spec = dd_calloc(1, sizeof *spec);
     if (spec == NULL)
         return 0;
     *spec = setup->spec;
+    for (int i = 0; i < spec->n_teachers; i++)
+        teachers[i] = setup->teachers[i]->info.config;
     if (setup->vocab != NULL) { /* its lines are at least two bytes each: an upper bound is good enough here */
         spec->vocab_size = 0;
         for (const char *p = setup->vocab; *p != '\0'; p++)
@@ -182,7 +185,7 @@ static uint64_t estimate_memory(struct dd_daemon *daemon, const struct dd_setup 
     }
     enum dd_status status =
         dd_train_estimate(spec, setup->dataset->dataset, setup->base != NULL ? &setup->base->info.config : NULL,
-                          daemon->n_threads, &estimate, &err);
+                          teachers, daemon->n_threads, &estimate, &err);
     free(spec);
     return status == DD_OK ? estimate.memory_bytes : 0;
 }
@@ -207,20 +210,21 @@ static enum dd_status train(struct dd_workers *workers, struct dd_job *job, stru
         bool named = job->experiment.name != NULL && job->experiment.name[0] != '\0';
         snprintf(title, sizeof title, named ? "%s (experiment %" PRId64 ")" : "%sexperiment %" PRId64,
                  named ? job->experiment.name : "", job->id);
-        const struct dd_train_input input = {.spec = &setup->spec,
-                                             .dataset = setup->dataset->dataset,
-                                             .base = setup->base,
-                                             .init = setup->init,
-                                             .vocab = setup->vocab,
-                                             .vocab_bytes = setup->vocab_bytes,
-                                             .vocab_options = setup->vocab_options,
-                                             .pool = daemon->pool,
-                                             .run_dir = run_dir,
-                                             .cache_dir = daemon->cache_dir,
-                                             .cancel = &job->cancel,
-                                             .checkpoint_seconds = (double)daemon->options->checkpoint_seconds,
-                                             .card_title = title,
-                                             .events = dd_job_events(job)};
+        struct dd_train_input input = {.spec = &setup->spec,
+                                       .dataset = setup->dataset->dataset,
+                                       .base = setup->base,
+                                       .init = setup->init,
+                                       .vocab = setup->vocab,
+                                       .vocab_bytes = setup->vocab_bytes,
+                                       .vocab_options = setup->vocab_options,
+                                       .pool = daemon->pool,
+                                       .run_dir = run_dir,
+                                       .cache_dir = daemon->cache_dir,
+                                       .cancel = &job->cancel,
+                                       .checkpoint_seconds = (double)daemon->options->checkpoint_seconds,
+                                       .card_title = title,
+                                       .events = dd_job_events(job)};
+        memcpy(input.teachers, setup->teachers, sizeof setup->teachers);
         status = dd_train(&input, result, err);
         job->dataset = NULL;
         release_memory(workers, job);

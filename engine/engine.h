@@ -341,7 +341,8 @@ struct dd_train_input {
     const struct dd_dataset *dataset;
     const struct dd_model *base; /* teacher (distill), starting encoder (finetune) or NULL (from scratch) */
     const struct dd_model *init; /* spec->init == DD_INIT_MODEL, else NULL */
-    const char *vocab;           /* finetune from scratch with a given vocabulary (text of vocab.txt), else NULL */
+    const struct dd_model *teachers[DD_MAX_TEACHERS]; /* as spec->teachers: classifiers with base's vocabulary */
+    const char *vocab; /* finetune from scratch with a given vocabulary (text of vocab.txt), else NULL */
     size_t vocab_bytes;
     struct dd_tokenizer_options vocab_options;
     struct dd_pool *pool;
@@ -374,9 +375,10 @@ struct dd_train_estimate {
     double seconds;      /* at the machine's measured rate */
 };
 /* From the spec and the data set alone; base_config may be NULL: then spec->vocab_size counts, which the caller sets to
- * the lines of a given vocabulary. */
+ * the lines of a given vocabulary.  teacher_configs [spec->n_teachers]: of the further teachers. */
 enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dataset *dataset,
-                                 const struct dd_bert_config *base_config, int threads,
-                                 struct dd_train_estimate *ret_estimate, struct dd_error *err) DD_MUST_CHECK;
+                                 const struct dd_bert_config *base_config, const struct dd_bert_config *teacher_configs,
+                                 int threads, struct dd_train_estimate *ret_estimate,
+                                 struct dd_error *err) DD_MUST_CHECK;
 
 #endif

@@ -153,14 +153,15 @@ static double split_flops(const struct dd_bert_config *config, const struct leng
 
 struct plan {
     const struct dd_spec *spec;
-    const struct dd_bert_config *base; /* NULL: none */
+    const struct dd_bert_config *base;     /* NULL: none */
+    const struct dd_bert_config *teachers; /* [spec->n_teachers] */
     struct dd_bert_config student;
     uint64_t train_rows, dev_rows, unlabelled_rows; /* train_rows: with the augmented copies */
     struct lengths train, dev, unlabelled;
     double largest_batch;
     uint64_t slab_floats, parameters; /* of the student */
     uint64_t frozen_floats;
-    uint64_t base_floats;
+    uint64_t base_floats; /* with the further teachers' */
 };
 
 /* optimizer may be NULL, then nothing is frozen. */
@@ -203,8 +204,11 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
         bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision);
     uint64_t asking = 0, logits = plan->dev_rows * classes * 4;
     if (spec->task == DD_TASK_DISTILL && plan->base) {
-        asking = model + bert_bytes(plan->base, DD_INFER_TOKENS, DD_INFER_SEQUENCES, spec->max_length, false,
-                                    DD_PRECISION_FP32);
+        for (int i = 0; i <= spec->n_teachers; i++) {
+            asking = DD_MAX(asking, bert_bytes(i == 0 ? plan->base : &plan->teachers[i - 1], DD_INFER_TOKENS,
+                                               DD_INFER_SEQUENCES, spec->max_length, false, DD_PRECISION_FP32));
+        }
+        asking += model + (spec->n_teachers > 0 ? rows * classes * 8 : 0);
         logits += rows * classes * 4;
         asking += rows * (classes * 4 + 8); /* the part that is asked about: its answer and its offsets */
     }
@@ -218,19 +222,24 @@ static double run_flops(const struct plan *plan) {
                    split_flops(&plan->student, &plan->dev, plan->dev_rows, false);
     double teacher = 0.0;
     if (spec->task == DD_TASK_DISTILL && plan->base) {
-        teacher = split_flops(plan->base, &plan->train, plan->train_rows, false) +
-                  split_flops(plan->base, &plan->unlabelled, plan->unlabelled_rows, false) +
-                  split_flops(plan->base, &plan->dev, plan->dev_rows, false);
+        for (int i = 0; i <= spec->n_teachers; i++) {
+            const struct dd_bert_config *asked = i == 0 ? plan->base : &plan->teachers[i - 1];
+            teacher += split_flops(asked, &plan->train, plan->train_rows, false) +
+                       split_flops(asked, &plan->unlabelled, plan->unlabelled_rows, false) +
+                       split_flops(asked, &plan->dev, plan->dev_rows, false);
+        }
     }
     return epoch * spec->epochs + teacher;
 }
 
 static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_dataset *dataset,
-                                const struct dd_bert_config *base, struct plan *plan, struct dd_error *err) {
+                                const struct dd_bert_config *base, const struct dd_bert_config *teachers,
+                                struct plan *plan, struct dd_error *err) {
     bool distill = spec->task == DD_TASK_DISTILL, unlabelled = distill && spec->unlabelled == DD_FLAG_YES;
     int times = 1 + (distill ? spec->augment : 0);
     *plan = (struct plan){.spec = spec,
                           .base = base,
+                          .teachers = teachers,
                           .train_rows = dd_dataset_rows(dataset, DD_SPLIT_TRAIN) * (uint64_t)times,
                           .dev_rows = dd_dataset_rows(dataset, DD_SPLIT_DEV),
                           .unlabelled_rows = unlabelled ? dd_dataset_rows(dataset, DD_SPLIT_UNLABELLED) : 0};
@@ -247,23 +256,30 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
         uint64_t ignored;
         status = layout_floats(base, NULL, &plan->base_floats, &ignored, &ignored, err);
     }
+    for (int i = 0; status == DD_OK && distill && i < spec->n_teachers; i++) {
+        uint64_t floats = 0, ignored;
+        status = layout_floats(&teachers[i], NULL, &floats, &ignored, &ignored, err);
+        plan->base_floats += floats;
+    }
     return status;
 }
 
 enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dataset *dataset,
-                                 const struct dd_bert_config *base_config, int threads,
-                                 struct dd_train_estimate *ret_estimate, struct dd_error *err) {
+                                 const struct dd_bert_config *base_config, const struct dd_bert_config *teacher_configs,
+                                 int threads, struct dd_train_estimate *ret_estimate, struct dd_error *err) {
     struct plan *plan = dd_calloc(1, sizeof *plan);
     if (!plan) {
         return dd_fail_memory(err, sizeof *plan);
     }
-    enum dd_status status = make_plan(spec, dataset, base_config, plan, err);
+    enum dd_status status = make_plan(spec, dataset, base_config, teacher_configs, plan, err);
     if (status == DD_OK) {
         pthread_once(&probe_once, probe);
         uint64_t checkpoint =
             dd_checkpoint_bytes(&spec->optimizer, plan->slab_floats, plan->frozen_floats, plan->dev_rows);
         uint64_t model = plan->parameters * 4;
-        uint64_t cache = spec->task == DD_TASK_DISTILL ? plan_rows(plan) * (uint64_t)plan->student.n_labels * 4 : 0;
+        uint64_t cache = spec->task == DD_TASK_DISTILL
+                             ? plan_rows(plan) * (uint64_t)plan->student.n_labels * 4 * (uint64_t)(1 + spec->n_teachers)
+                             : 0;
         double flops = run_flops(plan);
         *ret_estimate =
             (struct dd_train_estimate){.memory_bytes = memory_bytes(plan, threads),

@@ -50,7 +50,11 @@ static enum dd_status check_input(const struct dd_train_input *in, struct dd_err
     if (in->spec->task == DD_TASK_DISTILL && !in->base) {
         return dd_fail(err, DD_INVALID, "teacher_missing", "a distillation needs a teacher");
     }
-    if ((in->base && in->base->info.int8) || (in->init && in->init->info.int8)) {
+    bool int8 = (in->base && in->base->info.int8) || (in->init && in->init->info.int8);
+    for (int i = 0; i < in->spec->n_teachers; i++) {
+        int8 |= in->teachers[i] && in->teachers[i]->info.int8;
+    }
+    if (int8) {
         return dd_fail(err, DD_INVALID, "model_is_int8",
                        "an int8 model only answers; train with the model that it was made from");
     }

@@ -29,6 +29,26 @@ static void put_metric(struct dd_buffer *out, const char *name, double value) {
     }
 }
 
+static void put_teachers(const struct dd_run *run, struct dd_buffer *out) {
+    const struct dd_spec *spec = run->spec;
+    if (spec->n_teachers > 0) {
+        dd_buffer_printf(out, "distilled from the mean of the %s of the teachers ",
+                         dd_teacher_mean_name(spec->teacher_mean));
+    } else {
+        dd_buffer_puts(out, "distilled from the teacher ");
+    }
+    for (int i = 0; i <= spec->n_teachers; i++) {
+        const struct dd_model *teacher = i == 0 ? run->input->base : run->input->teachers[i - 1];
+        dd_buffer_printf(out, "%s`%s` (%d layers, hidden size %d)",
+                         i == 0                  ? ""
+                         : i == spec->n_teachers ? " and "
+                                                 : ", ",
+                         i == 0 ? spec->teacher : spec->teachers[i - 1], teacher->info.config.layers,
+                         teacher->info.config.hidden_size);
+    }
+    dd_buffer_putc(out, ' ');
+}
+
 static void put_head(const struct dd_run *run, struct dd_buffer *out) {
     const struct dd_bert_config *config = &run->student->info.config;
     const char *title = run->input->card_title && run->input->card_title[0] ? run->input->card_title : run->spec->name;
@@ -44,10 +64,7 @@ static void put_head(const struct dd_run *run, struct dd_buffer *out) {
                      config->heads == 1 ? "head" : "heads", config->hidden_size, config->vocab_size,
                      (unsigned long long)run->student->info.parameters);
     if (run->spec->task == DD_TASK_DISTILL) {
-        dd_buffer_puts(out, "distilled from the teacher `");
-        dd_buffer_puts(out, run->spec->teacher);
-        dd_buffer_printf(out, "` (%d layers, hidden size %d) ", run->input->base->info.config.layers,
-                         run->input->base->info.config.hidden_size);
+        put_teachers(run, out);
     } else if (run->spec->model[0]) {
         dd_buffer_printf(out, "fine-tuned from `%s` ", run->spec->model);
     } else {

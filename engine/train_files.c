@@ -103,6 +103,9 @@ enum dd_status dd_run_identify(struct dd_run *run, struct dd_error *err) {
     dd_sha256_digest(hash, run->identity.data);
     hash_model(hash, in->base);
     hash_model(hash, in->init);
+    for (int i = 0; i < run->spec->n_teachers; i++) {
+        hash_model(hash, in->teachers[i]);
+    }
     if (in->vocab) {
         const struct dd_tokenizer_options *o = &in->vocab_options;
         char text[32];

@@ -33,6 +33,7 @@ static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const metric_names[] = {"macro_f1", "accuracy", "dev_loss", NULL};
 static const char *const loss_names[] = {"kl", "mse", NULL};
 static const char *const class_weights_names[] = {"none", "balanced", NULL};
+static const char *const mean_names[] = {"probabilities", "logits", NULL};
 static const char *const activation_names[] = {"gelu", "gelu_new", "relu", NULL};
 
 #define AT(member) .offset = offsetof(struct dd_spec, member), .bytes = sizeof(((struct dd_spec *)0)->member)
@@ -105,6 +106,21 @@ const struct dd_spec_field dd_spec_fields[] = {
      .min = 1,
      .fallback = NAN,
      .help = "Name of the classifier to learn from. Required for distill."},
+    {.name = "teachers",
+     .kind = DD_KIND_TEACHERS,
+     .when = DD_WHEN_DISTILL,
+     AT(teachers),
+     .max = DD_MAX_TEACHERS,
+     .fallback = NAN,
+     .help = "Further classifiers with the teacher's vocabulary: the student learns from the mean of all."},
+    {.name = "teacher_mean",
+     .kind = DD_KIND_CHOICE,
+     .when = DD_WHEN_DISTILL,
+     .needs = DD_NEEDS_TEACHERS,
+     AT(teacher_mean),
+     .names = mean_names,
+     .fallback = DD_MEAN_PROBABILITIES,
+     .help = "What of several teachers the mean is taken of: their probabilities at temperature 1, or their logits."},
     {.name = "model",
      .kind = DD_KIND_NAME,
      .when = DD_WHEN_FINETUNE,
@@ -536,6 +552,9 @@ void dd_spec_field_unset(struct dd_spec *spec, const struct dd_spec_field *field
     case DD_KIND_LAYER_MAP:
         spec->n_layer_map = 0;
         break;
+    case DD_KIND_TEACHERS:
+        spec->n_teachers = 0;
+        break;
     case DD_KIND_OPTIMIZER: /* by its fields */
         break;
     default: /* texts: empty; flags: unset */
@@ -569,6 +588,8 @@ bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field 
         return spec->n_tags > 0;
     case DD_KIND_LAYER_MAP:
         return spec->n_layer_map > 0;
+    case DD_KIND_TEACHERS:
+        return spec->n_teachers > 0;
     case DD_KIND_OPTIMIZER:
         return true;
     default:
@@ -600,11 +621,11 @@ const char *dd_when_text(unsigned when) {
 }
 
 const char *dd_needs_text(enum dd_spec_needs needs) {
-    return needs == DD_NEEDS_AUGMENT ? "augment is at least 1" : "";
+    return needs == DD_NEEDS_AUGMENT ? "augment is at least 1" : needs == DD_NEEDS_TEACHERS ? "teachers are given" : "";
 }
 
 static bool needs_met(const struct dd_spec *spec, enum dd_spec_needs needs) {
-    return needs == DD_NEEDS_AUGMENT ? spec->augment > 0 : true;
+    return needs == DD_NEEDS_AUGMENT ? spec->augment > 0 : needs == DD_NEEDS_TEACHERS ? spec->n_teachers > 0 : true;
 }
 
 bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field) {
@@ -639,6 +660,10 @@ const char *dd_optimizer_name(enum dd_optimizer_type type) {
 
 const char *dd_schedule_name(enum dd_schedule schedule) {
     return (unsigned)schedule < 3 ? schedule_names[schedule] : "unknown";
+}
+
+const char *dd_teacher_mean_name(enum dd_teacher_mean mean) {
+    return (unsigned)mean < 2 ? mean_names[mean] : "unknown";
 }
 
 const char *dd_precision_name(enum dd_precision precision) {

@@ -21,6 +21,7 @@ enum dd_spec_field_kind {
     DD_KIND_INIT, /* init and init_model */
     DD_KIND_LAYER_MAP,
     DD_KIND_PRESET,    /* int, place in dd_presets; in requests alone */
+    DD_KIND_TEACHERS,  /* teachers and n_teachers */
     DD_KIND_OPTIMIZER, /* a string or the object of the fields with in_optimizer */
 };
 
@@ -35,7 +36,7 @@ enum {
 };
 
 /* Another field that must be on for a field to mean anything. */
-enum dd_spec_needs { DD_NEEDS_NOTHING = 0, DD_NEEDS_AUGMENT };
+enum dd_spec_needs { DD_NEEDS_NOTHING = 0, DD_NEEDS_AUGMENT, DD_NEEDS_TEACHERS };
 
 struct dd_spec_field {
     const char *name;

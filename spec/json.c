@@ -39,6 +39,12 @@ static cJSON *value_json(const struct dd_spec *spec, const struct dd_spec_field 
             cJSON_AddItemToArray(tags, cJSON_CreateString(spec->tags[i]));
         return tags;
     }
+    case DD_KIND_TEACHERS: {
+        cJSON *teachers = cJSON_CreateArray();
+        for (int i = 0; teachers != NULL && i < spec->n_teachers; i++)
+            cJSON_AddItemToArray(teachers, cJSON_CreateString(spec->teachers[i]));
+        return teachers;
+    }
     case DD_KIND_OPTIMIZER:
         return cJSON_CreateObject();
     default:
@@ -50,7 +56,8 @@ static cJSON *value_json(const struct dd_spec *spec, const struct dd_spec_field 
 static bool left_out(const struct dd_spec *spec, const struct dd_spec_field *field) {
     if (field->kind == DD_KIND_PRESET) /* what it filled in stands there */
         return true;
-    bool may_be_empty = field->optional || field->kind == DD_KIND_NAME || field->kind == DD_KIND_LAYER_MAP;
+    bool may_be_empty = field->optional || field->kind == DD_KIND_NAME || field->kind == DD_KIND_LAYER_MAP ||
+                        field->kind == DD_KIND_TEACHERS;
     return !dd_spec_field_applies(spec, field) || (may_be_empty && !dd_spec_field_given(spec, field));
 }
 
@@ -98,6 +105,10 @@ static void hashed_value(const struct dd_spec *spec, const struct dd_spec_field 
         for (int k = 0; k < spec->n_layer_map && filled < bytes; k++)
             filled += (size_t)snprintf(out + filled, bytes - filled, "%s%d", k == 0 ? "" : ",", spec->layer_map[k]);
         break;
+    case DD_KIND_TEACHERS:
+        for (int k = 0; k < spec->n_teachers && filled < bytes; k++)
+            filled += (size_t)snprintf(out + filled, bytes - filled, "%s%s", k == 0 ? "" : ",", spec->teachers[k]);
+        break;
     default:
         snprintf(out, bytes, "%s", (const char *)at);
     }
@@ -120,7 +131,7 @@ void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]) {
     size_t used = (size_t)snprintf(text, sizeof text, "distilld spec 1\n");
     for (size_t i = 0; i < dd_spec_fields_count; i++) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
-        char value[DD_MAX_LAYERS * 4 + 64];
+        char value[DD_MAX(DD_MAX_LAYERS * 4, DD_MAX_TEACHERS * DD_NAME_BYTES) + 64];
         if (field->label || field->kind == DD_KIND_OPTIMIZER || left_out(spec, field))
             continue;
         hashed_value(spec, field, value, sizeof value);
@@ -167,6 +178,9 @@ static void add_lists(cJSON *schema, const struct dd_spec_field *field) {
     if (field->kind == DD_KIND_TAGS) {
         add_string(items, LINE_PATTERN, 1, 63);
         cJSON_AddBoolToObject(schema, "uniqueItems", true);
+    } else if (field->kind == DD_KIND_TEACHERS) {
+        add_string(items, NAME_PATTERN, 0, 64);
+        cJSON_AddBoolToObject(schema, "uniqueItems", true);
     } else {
         add_range(items, "integer", 0, DD_MAX_LAYERS - 1);
         cJSON_AddNumberToObject(schema, "minItems", 1);
@@ -205,6 +219,7 @@ static cJSON *field_schema(const struct dd_spec_field *field) {
         break;
     case DD_KIND_TAGS:
     case DD_KIND_LAYER_MAP:
+    case DD_KIND_TEACHERS:
         add_lists(schema, field);
         break;
     case DD_KIND_OPTIMIZER:

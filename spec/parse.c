@@ -231,6 +231,31 @@ static void take_layer_map(struct reader *r, const char *pointer, const cJSON *v
     r->spec->n_layer_map = index;
 }
 
+static void take_teachers(struct reader *r, const char *pointer, const cJSON *value) {
+    if (!cJSON_IsArray(value)) {
+        fault_type(r, pointer, "an array of names", value);
+        return;
+    }
+    const cJSON *item;
+    int index = 0;
+    cJSON_ArrayForEach(item, value) {
+        char at[POINTER_BYTES], name[DD_NAME_BYTES] = "";
+        pointer_index(at, pointer, index++);
+        if (index > DD_MAX_TEACHERS) {
+            dd_faults_add(r->faults, pointer, "must have at most %d names", DD_MAX_TEACHERS);
+            return;
+        }
+        take_name(r, at, item, true, name);
+        bool repeated = false;
+        for (int i = 0; i < r->spec->n_teachers; i++)
+            repeated |= strcmp(r->spec->teachers[i], name) == 0;
+        if (name[0] != '\0' && repeated)
+            dd_faults_add(r->faults, at, "is repeated");
+        else if (name[0] != '\0')
+            memcpy(r->spec->teachers[r->spec->n_teachers++], name, sizeof name);
+    }
+}
+
 static void take_init(struct reader *r, const char *pointer, const cJSON *value) {
     struct dd_spec *spec = r->spec;
     if (cJSON_IsString(value) && strcmp(value->valuestring, "random") == 0) {
@@ -317,6 +342,9 @@ static void take_field(struct reader *r, const struct dd_spec_field *field, cons
         break;
     case DD_KIND_LAYER_MAP:
         take_layer_map(r, pointer, value);
+        break;
+    case DD_KIND_TEACHERS:
+        take_teachers(r, pointer, value);
         break;
     case DD_KIND_OPTIMIZER:
         take_optimizer(r, pointer, value);
@@ -458,6 +486,13 @@ enum dd_status dd_spec_parse(const cJSON *body, const char *pointer_prefix, stru
         bool task_known = (int)ret_spec->task != DD_UNSET || cJSON_GetObjectItemCaseSensitive(body, "task") == NULL;
         if (task_known && ret_spec->task != DD_TASK_FINETUNE)
             check_required(&r, body, pointer_prefix, "teacher", ret_spec->teacher[0] != '\0');
+        for (int i = 0; i < ret_spec->n_teachers; i++) {
+            char list[POINTER_BYTES], at[POINTER_BYTES];
+            pointer_join(list, pointer_prefix, "teachers");
+            pointer_index(at, list, i);
+            if (strcmp(ret_spec->teachers[i], ret_spec->teacher) == 0)
+                dd_faults_add(faults, at, "is the teacher already");
+        }
         if (task_known) /* else every further fault would only follow from the first */
             check_applies(&r, pointer_prefix);
     }

@@ -12,6 +12,7 @@
 #define DD_NAME_BYTES 65 /* dataset and model names: [a-z0-9][a-z0-9._-]{0,63} */
 #define DD_MAX_LAYERS 96
 #define DD_MAX_TAGS 32
+#define DD_MAX_TEACHERS 8 /* beside the first */
 
 enum dd_task { DD_TASK_DISTILL = 0, DD_TASK_FINETUNE };
 enum dd_optimizer_type { DD_OPTIMIZER_ADAMW = 0, DD_OPTIMIZER_SGD };
@@ -21,6 +22,7 @@ enum dd_precision { DD_PRECISION_FP32 = 0, DD_PRECISION_BF16 };
 enum dd_metric { DD_METRIC_MACRO_F1 = 0, DD_METRIC_ACCURACY, DD_METRIC_DEV_LOSS };
 enum dd_loss_kind { DD_LOSS_KL = 0, DD_LOSS_MSE };
 enum dd_class_weights { DD_CLASS_WEIGHTS_NONE = 0, DD_CLASS_WEIGHTS_BALANCED };
+enum dd_teacher_mean { DD_MEAN_PROBABILITIES = 0, DD_MEAN_LOGITS };
 enum dd_flag { DD_FLAG_UNSET = 0, DD_FLAG_NO, DD_FLAG_YES }; /* a true or false that may not have been given */
 
 struct dd_optimizer_spec {
@@ -51,11 +53,14 @@ struct dd_spec {
 
     enum dd_task task;
     char dataset[DD_NAME_BYTES];
-    char teacher[DD_NAME_BYTES];    /* distill */
-    char model[DD_NAME_BYTES];      /* finetune: the encoder to start from; "" trains from scratch */
-    char vocabulary[DD_NAME_BYTES]; /* finetune from scratch: a model whose vocab.txt to use; "" builds one */
-    int vocab_size;                 /* upper bound of a vocabulary that is built */
-    enum dd_flag lower_case;        /* of a vocabulary that is built */
+    char teacher[DD_NAME_BYTES];                   /* distill */
+    char teachers[DD_MAX_TEACHERS][DD_NAME_BYTES]; /* further ones */
+    int n_teachers;
+    enum dd_teacher_mean teacher_mean; /* of all; unset with one teacher */
+    char model[DD_NAME_BYTES];         /* finetune: the encoder to start from; "" trains from scratch */
+    char vocabulary[DD_NAME_BYTES];    /* finetune from scratch: a model whose vocab.txt to use; "" builds one */
+    int vocab_size;                    /* upper bound of a vocabulary that is built */
+    enum dd_flag lower_case;           /* of a vocabulary that is built */
 
     int layers, heads, hidden_size, intermediate_size;
     enum dd_init init;
@@ -136,6 +141,7 @@ bool dd_near_miss(const char *given, const char *candidate, int *best_distance);
 const char *dd_task_name(enum dd_task task);
 const char *dd_optimizer_name(enum dd_optimizer_type type);
 const char *dd_schedule_name(enum dd_schedule schedule);
+const char *dd_teacher_mean_name(enum dd_teacher_mean mean);
 const char *dd_precision_name(enum dd_precision precision);
 
 #endif

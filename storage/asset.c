@@ -183,7 +183,9 @@ static enum dd_status find_user(struct db *db, enum dd_asset_kind kind, const ch
             "SELECT id FROM experiments WHERE state IN (0, 1, 2) AND +dataset = ?1 ORDER BY id LIMIT 1",
         [DD_ASSET_MODEL] = "SELECT id FROM experiments WHERE state IN (0, 1, 2) AND (teacher = ?1 OR base_model = ?1"
                            " OR EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(spec) THEN spec ELSE '{}' END)"
-                           "  WHERE key IN ('teacher', 'model', 'init', 'init_model', 'vocabulary') AND value = ?1))"
+                           "  WHERE key IN ('teacher', 'model', 'init', 'init_model', 'vocabulary') AND value = ?1)"
+                           " OR EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(spec) THEN spec ELSE '{}' END,"
+                           "  '$.teachers') WHERE value = ?1))"
                            " ORDER BY id LIMIT 1",
     };
     bool row = false;

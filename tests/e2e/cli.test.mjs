@@ -1,7 +1,7 @@
 // The command line as a user sees it: help, exit codes, run in the foreground, predict, inspect, and the client commands.
 import test from 'node:test';
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync, readFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
 import { spawn } from 'node:child_process';
@@ -59,6 +59,17 @@ test('run trains in the foreground, shows progress, and goes on after Ctrl-C to 
   assert.equal(again.code, 0, again.stderr);
   const weights = (name) => sha256(readFileSync(join(path(name), 'model.safetensors')));
   assert.equal(weights('interrupted'), weights('whole'));
+});
+
+test('run takes several teachers by path, also two directories of one name', { skip }, async () => {
+  cpSync(path('whole'), path('elsewhere/whole'), { recursive: true });
+  const teachers = [path('interrupted'), path('elsewhere/whole')];
+  const spec = { dataset: path('train.tsv'), teacher: path('whole'), teachers, layers: 1, init: 'random', epochs: 1, batch_size: 32, max_length: 24 };
+  writeFileSync(path('several.json'), JSON.stringify(spec));
+  const made = await run(['run', path('several.json'), '--data-dir', path('s'), '--out', path('student')]);
+  assert.equal(made.code, 0, made.stderr);
+  const card = readFileSync(join(path('student'), 'README.md'), 'utf8');
+  assert.match(card, /mean of the probabilities of the teachers `whole` \(.*\), `interrupted` \(.*\) and `whole-3` \(/);
 });
 
 test('a spec with faults exits 65 and names the field', { skip }, async () => {

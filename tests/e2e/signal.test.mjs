@@ -54,6 +54,45 @@ test('a run uses the unlabelled rows of an upload and copies of the labelled one
   await daemon.waitState(clone.id, 'finished');
 });
 
+test('several teachers: the student learns from their mean, and none can be deleted meanwhile', { skip }, async () => {
+  const second = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'both', vocabulary: 'teacher', vocab_size: undefined, seed: 2, save_as: 'second' });
+  await daemon.waitState(second.id, 'finished');
+  const blocker = await daemon.post('/experiments', { ...student, epochs: 5000 });
+  const { id } = await daemon.post('/experiments', { ...student, teachers: ['second'] });
+  for (const name of ['teacher', 'second']) assert.equal((await daemon.call('DELETE', `/models/${name}`)).status, 409, name);
+  await daemon.call('POST', `/experiments/${blocker.id}/cancel`);
+  const done = await daemon.waitState(id, 'finished');
+  assert.deepEqual([done.spec.teacher, done.spec.teachers, done.spec.teacher_mean], ['teacher', ['second'], 'probabilities']);
+  // The teacher's line is that of the mean.
+  const { items: rows } = await daemon.get('/datasets/both/rows?split=dev&limit=100');
+  const ask = async (name) => (await daemon.post(`/models/${name}/predict`, { texts: rows.map((row) => row.text) })).predictions;
+  const [a, b] = [await ask('teacher'), await ask('second')];
+  const right = rows.filter((row, i) => {
+    const mean = Object.keys(a[i].scores).map((label) => [a[i].scores[label] + b[i].scores[label], label]);
+    return mean.sort((x, y) => y[0] - x[0])[0][1] === row.label;
+  });
+  assert.ok(Math.abs(done.teacher.accuracy - right.length / rows.length) < 1e-12);
+  const model = await daemon.get(`/models/${done.model.name}`);
+  assert.deepEqual([model.source.teacher, model.source.teachers], ['teacher', ['second']]);
+  const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
+  assert.match(card, /mean of the probabilities of the teachers `teacher` \(2 layers, hidden size 32\) and `second` \(2 layers/);
+  assert.equal((await daemon.call('DELETE', '/models/second')).status, 204);
+  const gone = await daemon.call('POST', '/experiments', { ...student, teachers: ['second', 'secnod'] });
+  assert.deepEqual(gone.json.errors.map((e) => e.pointer), ['/teachers/0', '/teachers/1']);
+});
+
+test('teachers with other classes or another vocabulary are refused', { skip }, async () => {
+  const made = await daemon.upload('renamed', { train: { text: topics(150, 4).replaceAll('科技', '技术'), filename: 't.tsv' } });
+  assert.equal(made.status, 201, made.text);
+  const { id } = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'renamed', vocab_size: 300, save_as: 'stranger' });
+  await daemon.waitState(id, 'finished');
+  const answer = await daemon.call('POST', '/experiments', { ...student, teachers: ['stranger'] });
+  assert.equal(answer.status, 422);
+  const details = answer.json.errors.map((e) => `${e.pointer} ${e.detail}`).join('\n');
+  assert.match(details, /\/teachers\/0 .*they must share a vocabulary/);
+  assert.match(details, /\/teachers\/0 "stranger" does not know class "科技" of data set "both"/);
+});
+
 test('a data set without unlabelled rows is refused with what would help', { skip }, async () => {
   const made = await daemon.upload('labelled', { train: tsv(60, 1), dev: tsv(30, 2) });
   assert.equal(made.status, 201, made.text);

@@ -275,9 +275,13 @@ class Spec(ctypes.Structure):
         ("tags", (ctypes.c_char * 256) * 32),
         ("n_tags", ctypes.c_int),
         ("priority", ctypes.c_int),
+        ("preset", ctypes.c_int),
         ("task", ctypes.c_int),
         ("dataset", ctypes.c_char * 65),
         ("teacher", ctypes.c_char * 65),
+        ("teachers", (ctypes.c_char * 65) * 8),
+        ("n_teachers", ctypes.c_int),
+        ("teacher_mean", ctypes.c_int),
         ("model", ctypes.c_char * 65),
         ("vocabulary", ctypes.c_char * 65),
         ("vocab_size", ctypes.c_int),
@@ -319,6 +323,7 @@ class Spec(ctypes.Structure):
     ]
 
 
+MEAN_PROBABILITIES, MEAN_LOGITS = 0, 1
 FLAG_UNSET, FLAG_NO, FLAG_YES = 0, 1, 2
 DISTILL, FINETUNE = 0, 1
 ADAMW, SGD = 0, 1
@@ -399,6 +404,7 @@ class TrainInput(ctypes.Structure):
         ("dataset", ctypes.c_void_p),
         ("base", ctypes.POINTER(Model)),
         ("init", ctypes.POINTER(Model)),
+        ("teachers", ctypes.POINTER(Model) * 8),
         ("vocab", ctypes.c_char_p),
         ("vocab_bytes", ctypes.c_size_t),
         ("vocab_options", TokenizerOptions),

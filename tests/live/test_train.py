@@ -103,7 +103,7 @@ def make_spec(task, optimizer, **fields):
 class Run:
     """A training by the engine, with everything it called back."""
 
-    def __init__(self, data, spec, folder, base=None, threads=2):
+    def __init__(self, data, spec, folder, base=None, teachers=(), threads=2):
         self.steps, self.epochs, self.predictions, self.teacher, self.log = [], [], [], None, []
         pool, error = ctypes.c_void_p(), le.Error()
         le.check(lib.dd_pool_new(threads, ctypes.byref(pool), ctypes.byref(error)), error)
@@ -133,6 +133,7 @@ class Run:
             spec=ctypes.pointer(spec),
             dataset=data.handle,
             base=base,
+            teachers=(ctypes.POINTER(le.Model) * 8)(*teachers),
             vocab=None if base else data.vocab,
             vocab_bytes=0 if base else len(data.vocab),
             vocab_options=le.TokenizerOptions(True, True, True),
@@ -370,6 +371,40 @@ def test_more_rows_follow_pytorch(data, teacher, fields, steps, tmp_path):
     reference_teacher = transformers.BertForSequenceClassification.from_pretrained(teacher.last_dir).eval()
     compare(run, Reference(data, spec, reference_teacher), steps)
     lib.dd_model_free(base)
+
+
+class Panel(torch.nn.Module):
+    """Several teachers as one: the mean of their logits, or the logarithm of the mean of their probabilities."""
+
+    def __init__(self, members, mean):
+        super().__init__()
+        self.members, self.mean = torch.nn.ModuleList(members), mean
+
+    def forward(self, **inputs):
+        logits = torch.stack([member(**inputs).logits for member in self.members])
+        if self.mean == le.MEAN_LOGITS:
+            said = logits.mean(0)
+        else:
+            said = logits.softmax(-1).mean(0).log()
+        return transformers.modeling_outputs.SequenceClassifierOutput(logits=said)
+
+
+@pytest.mark.parametrize("mean", [le.MEAN_PROBABILITIES, le.MEAN_LOGITS], ids=["probabilities", "logits"])
+def test_several_teachers_follow_pytorch(data, teacher, mean, tmp_path):
+    other = Run(data, make_spec(le.FINETUNE, le.ADAMW, layers=1, seed=SEED), tmp_path / "other", threads=1)
+    paths = [teacher.last_dir, other.last_dir]
+    models = [load_model(path) for path in paths]
+    spec = make_spec(le.DISTILL, le.ADAMW, layers=1, n_teachers=1, teacher_mean=mean)
+    spec.teachers[0].value = b"other"
+    run = Run(data, spec, tmp_path / "student", base=models[0], teachers=models[1:])
+    load = transformers.BertForSequenceClassification.from_pretrained
+    panel = Panel([load(path).eval() for path in paths], mean)
+    compare(run, Reference(data, spec, panel))
+    with torch.no_grad():
+        inputs = Reference(data, spec).encode([text for text, _ in data.dev])
+        assert run.teacher == panel(**inputs).logits.argmax(-1).tolist()
+    for model in models:
+        lib.dd_model_free(model)
 
 
 def predict(model, texts):

@@ -7,7 +7,11 @@ import { language } from './i18n.js';
 
 /** name of the group, fields seen at once, fields under the fold. "optimizer.x" is the setting x of the optimizer. */
 export const GROUPS = [
-  ['what', ['preset', 'task', 'dataset', 'teacher', 'model', 'name'], ['tags', 'notes', 'priority', 'save_as']],
+  [
+    'what',
+    ['preset', 'task', 'dataset', 'teacher', 'model', 'name'],
+    ['teachers', 'teacher_mean', 'tags', 'notes', 'priority', 'save_as'],
+  ],
   [
     'shape',
     ['layers', 'init'],
@@ -71,6 +75,7 @@ export function applies(schema, spec) {
   const task = /task is "(\w+)"/.exec(rule)?.[1];
   if (task && task !== (spec.task ?? 'distill')) return false;
   if (/augment is at least 1/.test(rule) && !(spec.augment >= 1)) return false;
+  if (/teachers are given/.test(rule) && !spec.teachers?.length) return false;
   if (/without a model|neither model/.test(rule) && spec.model) return false;
   return !(/nor vocabulary/.test(rule) && spec.vocabulary);
 }

@@ -14,11 +14,12 @@ export const optimizerName = (spec) =>
   typeof spec.optimizer === 'string' ? spec.optimizer : (spec.optimizer?.type ?? '');
 export const learningRate = (spec) => spec.optimizer?.lr ?? null;
 
-/** "milk-teacher → 3 × 768", or only the shape where there is no teacher. */
+/** "milk-teacher → 3 × 768", "milk-teacher + 2 → …" with further ones, or only the shape where there is no teacher. */
 export function shape(spec) {
   const own = spec.layers ? `${spec.layers} × ${spec.hidden_size ?? '?'}` : '';
   const from = spec.teacher || spec.model;
-  return from ? `${from} → ${own}` : own;
+  const more = spec.teachers?.length ? ` + ${spec.teachers.length}` : '';
+  return from ? `${from}${more} → ${own}` : own;
 }
 
 /** Macro-F1 per epoch as a small line: from 0 … 1 scaled to its own range, the best epoch as a dot. */

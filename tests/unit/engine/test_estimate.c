@@ -4,7 +4,7 @@
 static struct dd_train_estimate estimate(const struct dd_spec *spec, const struct dd_bert_config *base) {
     struct dd_train_estimate result;
     struct dd_error err;
-    must(dd_train_estimate(spec, fixture_dataset, base, 1, &result, &err), &err);
+    must(dd_train_estimate(spec, fixture_dataset, base, NULL, 1, &result, &err), &err);
     return result;
 }
 

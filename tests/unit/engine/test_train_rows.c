@@ -213,14 +213,14 @@ static void test_estimate_follows(void **state) {
     struct dd_train_estimate a, b;
     struct dd_error err;
     more.epochs = plain.epochs;
-    must(dd_train_estimate(&plain, fixture_dataset, &teacher->info.config, 1, &a, &err), &err);
-    must(dd_train_estimate(&more, fixture_dataset, &teacher->info.config, 1, &b, &err), &err);
+    must(dd_train_estimate(&plain, fixture_dataset, &teacher->info.config, NULL, 1, &a, &err), &err);
+    must(dd_train_estimate(&more, fixture_dataset, &teacher->info.config, NULL, 1, &b, &err), &err);
     /* 251 rows for 70, dev's 23 beside both; the rows are alike. */
     assert_true(b.matmul_flops > 3.0 * a.matmul_flops && b.matmul_flops < 3.7 * a.matmul_flops);
     assert_true(b.memory_bytes > a.memory_bytes && b.disk_bytes == a.disk_bytes + (ROWS - TRAIN) * 3 * 4);
     plain.batch_size = more.batch_size = 200; /* more rows than the train split has, fewer than there are */
-    must(dd_train_estimate(&plain, fixture_dataset, &teacher->info.config, 1, &a, &err), &err);
-    must(dd_train_estimate(&more, fixture_dataset, &teacher->info.config, 1, &b, &err), &err);
+    must(dd_train_estimate(&plain, fixture_dataset, &teacher->info.config, NULL, 1, &a, &err), &err);
+    must(dd_train_estimate(&more, fixture_dataset, &teacher->info.config, NULL, 1, &b, &err), &err);
     assert_true(b.memory_bytes > a.memory_bytes + 200 * 16 * 4);
 }
 

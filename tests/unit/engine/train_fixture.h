@@ -351,7 +351,7 @@ static inline void same_file(const char *dir_a, const char *dir_b, const char *n
 struct attempt {
     struct dd_spec spec;
     const struct dd_dataset *dataset; /* NULL: the fixture's */
-    const struct dd_model *base, *init;
+    const struct dd_model *base, *init, *teachers[DD_MAX_TEACHERS];
     const char *run; /* name of the run directory */
     int threads;
     double checkpoint_seconds;
@@ -384,6 +384,7 @@ static inline enum dd_status attempt_train(struct attempt *attempt) {
         .checkpoint_seconds = attempt->checkpoint_seconds,
         .card_title = "a tiny model",
         .events = recorder_events(&attempt->recorder)};
+    memcpy(input.teachers, attempt->teachers, sizeof input.teachers);
     enum dd_status status = dd_train(&input, &attempt->result, &attempt->err);
     dd_pool_free(pool);
     return status;

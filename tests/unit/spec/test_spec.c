@@ -110,6 +110,14 @@ static const struct {
     {"{" D "\"augment_mask\":0.1}", "/augment_mask", "applies only when augment is at least 1"},
     {"{" D "\"augment\":2,\"augment_splice\":1.5}", "/augment_splice", "must be between 0 and 1, got 1.5"},
     {"{" F "\"augment_ngram\":0.1}", "/augment_ngram", "applies only when task is \"distill\""},
+    {"{" D "\"teachers\":\"a\"}", "/teachers", "must be an array of names, got a string"},
+    {"{" D "\"teachers\":[\"a\",\"A b\"]}", "/teachers/1", "must be a name of 1 to 64"},
+    {"{" D "\"teachers\":[\"a\",\"a\"]}", "/teachers/1", "is repeated"},
+    {"{" D "\"teachers\":[\"a\",\"t\"]}", "/teachers/1", "is the teacher already"},
+    {"{" D "\"teachers\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\"]}", "/teachers",
+     "must have at most 8 names"},
+    {"{" D "\"teacher_mean\":\"logits\"}", "/teacher_mean", "applies only when teachers are given"},
+    {"{" F "\"teachers\":[\"a\"]}", "/teachers", "applies only when task is \"distill\""},
     {"{" D "\"hidden_act\":\"swish\"}", "/hidden_act", "must be \"gelu\", \"gelu_new\" or \"relu\", got \"swish\""},
 };
 
@@ -264,6 +272,11 @@ static cJSON *random_value(const struct dd_spec_field *field) {
         for (unsigned i = 0, n = random_below(4); i < n; i++)
             cJSON_AddItemToArray(value, cJSON_CreateString(names[i]));
         return value;
+    case DD_KIND_TEACHERS:
+        value = cJSON_CreateArray();
+        for (unsigned i = 0, n = random_below(3); i < n; i++)
+            cJSON_AddItemToArray(value, cJSON_CreateString(names[i + 1]));
+        return value;
     case DD_KIND_LAYER_MAP:
         value = cJSON_CreateArray();
         for (unsigned i = 0; i < 3; i++)
@@ -390,14 +403,13 @@ static void test_seeds_survive_text(void **state) {
 static void test_hash_sees_results_not_labels(void **state) {
     (void)state;
     static const char *const same[] = {
-        "\"unlabelled\":false", "\"augment\":0",     "\"augment\":0,\"augment_mask\":0.3",
-        "\"name\":\"a\"",       "\"notes\":\"b\"",   "\"tags\":[\"c\"]",
-        "\"priority\":9",       "\"save_as\":\"d\"", "\"alpha\":0.2",
-        "\"init\":\"teacher\"", "\"epochs\":60"};
+        "\"teachers\":[]",   "\"unlabelled\":false", "\"augment\":0",        "\"augment\":0,\"augment_mask\":0.3",
+        "\"name\":\"a\"",    "\"notes\":\"b\"",      "\"tags\":[\"c\"]",     "\"priority\":9",
+        "\"save_as\":\"d\"", "\"alpha\":0.2",        "\"init\":\"teacher\"", "\"epochs\":60"};
     static const char *const other[] = {"\"alpha\":0.3",       "\"seed\":2",           "\"layers\":2",
                                         "\"init\":\"random\"", "\"init\":\"model\"",   "\"optimizer\":\"sgd\"",
                                         "\"batch_size\":31",   "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}",
-                                        "\"unlabelled\":true", "\"augment\":2"};
+                                        "\"unlabelled\":true", "\"augment\":2",        "\"teachers\":[\"a\"]"};
     struct dd_spec spec;
     struct dd_faults faults;
     dd_faults_init(&faults);
@@ -411,6 +423,16 @@ static void test_hash_sees_results_not_labels(void **state) {
         assert_int_equal(settle(text, &spec, &faults), DD_OK);
         dd_spec_hash(&spec, hash);
         assert_int_equal(memcmp(base, hash, sizeof hash) == 0, equal);
+    }
+    /* Lists of names that would read the same if they were cut or run together. */
+    static const char *const lists[] = {"[\"a\",\"b\"]", "[\"b\",\"a\"]", "[\"ab\"]", "[\"a\",\"b\",\"c\"]"};
+    uint8_t hashes[DD_ARRAY_LEN(lists)][DD_SHA256_BYTES];
+    for (size_t i = 0; i < DD_ARRAY_LEN(lists); i++) {
+        snprintf(text, sizeof text, "{" D "\"teachers\":%s}", lists[i]);
+        assert_int_equal(settle(text, &spec, &faults), DD_OK);
+        dd_spec_hash(&spec, hashes[i]);
+        for (size_t k = 0; k < i; k++)
+            assert_memory_not_equal(hashes[i], hashes[k], sizeof hash);
     }
     dd_faults_release(&faults);
 }

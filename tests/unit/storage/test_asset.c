@@ -44,7 +44,9 @@ static void test_assets(void **state) {
 
 static void test_in_use(void **state) {
     struct fixture *f = *state;
-    static char spec[] = "{\"init\":\"start\",\"vocabulary\":\"words\",\"layers\":3}", base[] = "encoder";
+    static char spec[] =
+        "{\"init\":\"start\",\"vocabulary\":\"words\",\"layers\":3,\"teachers\":[\"second\",\"third\"]}",
+                base[] = "encoder";
     struct dd_experiment row = sample("x");
     int64_t id = 0;
     row.spec_json = spec;
@@ -54,10 +56,11 @@ static void test_in_use(void **state) {
         enum dd_asset_kind kind;
         const char *name;
         bool used;
-    } cases[] = {{DD_ASSET_DATASET, "milk", true},   {DD_ASSET_MODEL, "milk-teacher", true},
-                 {DD_ASSET_MODEL, "encoder", true},  {DD_ASSET_MODEL, "start", true},
-                 {DD_ASSET_MODEL, "words", true},    {DD_ASSET_MODEL, "milk", false},
-                 {DD_ASSET_DATASET, "other", false}, {DD_ASSET_DATASET, "start", false}};
+    } cases[] = {
+        {DD_ASSET_DATASET, "milk", true},   {DD_ASSET_MODEL, "milk-teacher", true}, {DD_ASSET_MODEL, "encoder", true},
+        {DD_ASSET_MODEL, "start", true},    {DD_ASSET_MODEL, "second", true},       {DD_ASSET_MODEL, "third", true},
+        {DD_ASSET_DATASET, "third", false}, {DD_ASSET_MODEL, "words", true},        {DD_ASSET_MODEL, "milk", false},
+        {DD_ASSET_DATASET, "other", false}, {DD_ASSET_DATASET, "start", false}};
     static const struct {
         int state;
         bool holds;

@@ -5,6 +5,8 @@ export default {
   task: 'Task',
   dataset: 'Data set',
   teacher: 'Teacher',
+  teachers: 'Further teachers',
+  teacher_mean: 'Mean of the teachers',
   model: 'Start from',
   name: 'Name',
   tags: 'Tags',
