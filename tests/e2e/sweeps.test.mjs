@@ -78,7 +78,7 @@ test('a grid with seeds: every point, mean and spread of its runs, and the best'
 
 test('compare says by how much the best leads, and the reverse for another baseline', { skip }, async () => {
   const made = await Promise.all([
-    daemon.post('/experiments', { ...base(), epochs: 4, optimizer: { lr: 1e-3 } }),
+    daemon.post('/experiments', { ...base(), init: 'random', epochs: 12, alpha: 0, optimizer: { lr: 1e-3 } }),
     daemon.post('/experiments', { ...base(), init: 'random', epochs: 1, optimizer: { lr: 1e-7 } }),
   ]);
   const [best, worst] = await Promise.all(made.map(({ id }) => daemon.waitState(id, 'finished')));
