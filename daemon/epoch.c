@@ -9,9 +9,12 @@
 static const struct {
     const char *name;
     size_t offset;
+    bool sparse; /* of few runs: left out of an epoch's object without a value, behind the rest in CSV */
 } columns[] = {
 #define COLUMN(field)                                                                                                  \
-    { #field, offsetof(struct dd_epoch_row, field) }
+    { #field, offsetof(struct dd_epoch_row, field), false }
+#define SPARSE(field)                                                                                                  \
+    { #field, offsetof(struct dd_epoch_row, field), true }
     COLUMN(train_loss),
     COLUMN(train_kl),
     COLUMN(train_ce),
@@ -28,7 +31,10 @@ static const struct {
     COLUMN(seconds),
     COLUMN(elapsed_seconds),
     COLUMN(tokens_per_second),
+    SPARSE(train_hidden),
+    SPARSE(train_cls),
 #undef COLUMN
+#undef SPARSE
 };
 _Static_assert(DD_ARRAY_LEN(columns) <= 32, "a set of columns is a uint32_t");
 
@@ -56,7 +62,8 @@ cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best) {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "epoch", row->epoch);
     for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
-        dd_put_number(json, columns[k].name, value_at(row, k));
+        if (!columns[k].sparse || isfinite(value_at(row, k)))
+            dd_put_number(json, columns[k].name, value_at(row, k));
     cJSON_AddBoolToObject(json, "is_best", is_best);
     if (row->rollback != DD_ROLLBACK_NONE) {
         cJSON *rollback = cJSON_AddObjectToObject(json, "rollback");
@@ -85,24 +92,39 @@ cJSON *dd_epoch_series(const struct dd_epoch_row *rows, size_t count, uint32_t w
     return json;
 }
 
-void dd_epoch_csv_head(struct dd_buffer *out) {
-    dd_buffer_puts(out, "epoch");
+static void csv_names(bool sparse, struct dd_buffer *out) {
     for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
-        dd_buffer_printf(out, ",%s", columns[k].name);
-    dd_buffer_puts(out, ",is_best,rollback,rollback_to\n");
+        if (columns[k].sparse == sparse)
+            dd_buffer_printf(out, ",%s", columns[k].name);
 }
 
-void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out) {
-    dd_buffer_printf(out, "%d", row->epoch);
+static void csv_values(const struct dd_epoch_row *row, bool sparse, struct dd_buffer *out) {
     for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++) {
         double value = value_at(row, k);
+        if (columns[k].sparse != sparse)
+            continue;
         dd_buffer_putc(out, ',');
         if (isfinite(value)) /* empty, where there is no value */
             dd_buffer_printf(out, "%.17g", value);
     }
+}
+
+void dd_epoch_csv_head(struct dd_buffer *out) {
+    dd_buffer_puts(out, "epoch");
+    csv_names(false, out);
+    dd_buffer_puts(out, ",is_best,rollback,rollback_to");
+    csv_names(true, out);
+    dd_buffer_putc(out, '\n');
+}
+
+void dd_epoch_csv(const struct dd_epoch_row *row, bool is_best, struct dd_buffer *out) {
+    dd_buffer_printf(out, "%d", row->epoch);
+    csv_values(row, false, out);
     dd_buffer_puts(out, is_best ? ",true" : ",false");
     if (row->rollback == DD_ROLLBACK_NONE)
-        dd_buffer_puts(out, ",,\n");
+        dd_buffer_puts(out, ",,");
     else
-        dd_buffer_printf(out, ",%s,%d\n", dd_rollback_name((enum dd_rollback)row->rollback), row->rollback_to);
+        dd_buffer_printf(out, ",%s,%d", dd_rollback_name((enum dd_rollback)row->rollback), row->rollback_to);
+    csv_values(row, true, out);
+    dd_buffer_putc(out, '\n');
 }

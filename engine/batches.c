@@ -376,17 +376,11 @@ static int batch_rows(const struct dd_packed *packed, const struct dd_gather *ga
     return n;
 }
 
-enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *params, const struct dd_packed *packed,
-                               struct dd_gather *gather, struct dd_team *team, int n_labels,
-                               const struct dd_cancel *cancel, const struct dd_progress *progress, float *logits,
-                               struct dd_error *err) {
+enum dd_status dd_for_batches(const struct dd_packed *packed, struct dd_gather *gather, struct dd_team *team,
+                              const struct dd_cancel *cancel, const struct dd_progress *progress, dd_batch_fn *each,
+                              void *context, struct dd_error *err) {
     uint32_t *order = rows_by_length(packed);
-    float *batch_logits = dd_calloc((size_t)gather->max_sequences * (size_t)n_labels, sizeof *batch_logits);
-    enum dd_status status = DD_OK;
-    if (!order || !batch_logits) {
-        status = dd_fail_memory(err, (size_t)packed->rows * sizeof *order);
-    }
-    const struct dd_dropout off = {.on = false};
+    enum dd_status status = order ? DD_OK : dd_fail_memory(err, (size_t)packed->rows * sizeof *order);
     uint64_t tokens_done = 0;
     for (uint32_t at = 0; status == DD_OK && at < packed->rows;) {
         if (dd_cancel_requested(cancel) != DD_STOP_NONE) {
@@ -396,17 +390,50 @@ enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *par
         dd_team_step(team);
         int n = batch_rows(packed, gather, order, at);
         dd_gather_rows(gather, packed, order + at, n);
-        dd_bert_forward(bert, params, &gather->batch, &off, batch_logits);
-        for (int s = 0; s < n; s++) {
-            memcpy(logits + (size_t)order[at + (uint32_t)s] * (size_t)n_labels,
-                   batch_logits + (size_t)s * (size_t)n_labels, (size_t)n_labels * sizeof *logits);
-        }
+        each(context, &gather->batch, order + at);
         at += (uint32_t)n;
         tokens_done += (uint64_t)gather->batch.n_tokens;
         dd_progress_report(progress, (double)tokens_done / (double)packed->n_tokens);
     }
     free(order);
-    free(batch_logits);
+    return status;
+}
+
+struct forward {
+    struct dd_bert *bert;
+    const struct dd_params *params;
+    size_t n_labels;
+    float *batch_logits, *logits;
+};
+
+static void forward_batch(void *context, const struct dd_batch *batch, const uint32_t *rows) {
+    const struct forward *forward = context;
+    const struct dd_dropout off = {.on = false};
+    dd_bert_forward(forward->bert, forward->params, batch, &off, forward->batch_logits);
+    for (size_t s = 0; s < (size_t)batch->n_sequences; s++) {
+        memcpy(forward->logits + (size_t)rows[s] * forward->n_labels, forward->batch_logits + s * forward->n_labels,
+               forward->n_labels * sizeof *forward->logits);
+    }
+}
+
+enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *params, const struct dd_packed *packed,
+                               struct dd_gather *gather, struct dd_team *team, int n_labels,
+                               const struct dd_cancel *cancel, const struct dd_progress *progress, float *logits,
+                               struct dd_error *err) {
+    struct forward forward = {.bert = bert,
+                              .params = params,
+                              .n_labels = (size_t)n_labels,
+                              .batch_logits =
+                                  dd_calloc((size_t)gather->max_sequences * (size_t)n_labels, sizeof(float)),
+                              .logits = logits};
+    enum dd_status status = DD_OK;
+    if (!forward.batch_logits) {
+        status = dd_fail_memory(err, (size_t)gather->max_sequences * (size_t)n_labels * sizeof(float));
+    }
+    if (status == DD_OK) {
+        status = dd_for_batches(packed, gather, team, cancel, progress, forward_batch, &forward, err);
+    }
+    free(forward.batch_logits);
     return status;
 }
 

@@ -314,6 +314,20 @@ const float *dd_bert_hidden(const struct dd_bert *bert) {
     return bert->hidden;
 }
 
+const float *dd_bert_state(const struct dd_bert *bert, int state) {
+    assert(bert->training && state >= 0 && state <= bert->config.layers);
+    return state == 0 ? bert->embedding : bert->layer[state - 1].y2;
+}
+
+void dd_bert_set_extra(struct dd_bert *bert, const struct dd_bert_extra *extra) {
+    bert->extra = extra;
+}
+
+void dd_bert_set_tap(struct dd_bert *bert, dd_bert_tap *tap, void *context) {
+    bert->tap = tap;
+    bert->tap_context = context;
+}
+
 const float *dd_bert_pooled(const struct dd_bert *bert) {
     return bert->pooled;
 }

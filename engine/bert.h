@@ -73,6 +73,9 @@ struct dd_bert {
     size_t scratch_floats;
     int32_t *cls_rows; /* [S] token index of each [CLS] */
     const float *hidden;
+    const struct dd_bert_extra *extra; /* borrowed, or NULL */
+    dd_bert_tap *tap;
+    void *tap_context;
 
     /* bf16 only; half is NULL in fp32 */
     uint16_t *half[2];  /* [max_tokens, half_width]: operands that are no weights, now in use */

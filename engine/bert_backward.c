@@ -324,12 +324,54 @@ static void embed_backward(struct dd_bert *bert, const struct dd_params *params,
                 &scatter);
 }
 
+/* What matching adds to the gradient of a state; pieces of rows, so no sum is cut. */
+struct addition {
+    const struct dd_bert *bert;
+    const float *tokens;
+    int rows, pieces;
+};
+
+static void add_piece(void *context, int piece) {
+    const struct addition *addition = context;
+    int first, count = dd_piece(addition->rows, addition->pieces, piece, &first);
+    size_t width = (size_t)addition->bert->config.hidden_size, at = (size_t)first * width;
+    add_row(addition->bert->dx + at, addition->tokens + at, (size_t)count * width);
+}
+
+/* dx [T, H], or dcls [S, H] of the last state, += the extra gradient of that state. */
+static void add_extra(struct dd_bert *bert, int state, const struct dd_batch *batch) {
+    size_t width = (size_t)bert->config.hidden_size;
+    if (bert->extra == NULL) {
+        return;
+    }
+    const float *tokens = bert->extra->tokens[state], *cls = bert->extra->cls[state];
+    if (state == bert->config.layers) {
+        assert(tokens == NULL);
+        if (cls != NULL) {
+            add_row(bert->dcls, cls, (size_t)batch->n_sequences * width);
+        }
+        return;
+    }
+    if (tokens != NULL) {
+        struct addition addition = {.bert = bert,
+                                    .tokens = tokens,
+                                    .rows = batch->n_tokens,
+                                    .pieces = dd_pieces(batch->n_tokens, DD_MAX(1, 16384 / bert->config.hidden_size))};
+        dd_team_for(bert->team, addition.pieces, add_piece, &addition);
+    }
+    for (int s = 0; s < batch->n_sequences && cls != NULL; s++) {
+        add_row(bert->dx + (size_t)bert->cls_rows[s] * width, cls + (size_t)s * width, width);
+    }
+}
+
 void dd_bert_backward(struct dd_bert *bert, const struct dd_params *params, const struct dd_batch *batch,
                       const struct dd_dropout *dropout, const float *dlogits, struct dd_params *grads) {
-    assert(bert->training && grads->count == bert->n_params && batch->n_sequences > 0);
+    assert(bert->training && grads->count == params->count && batch->n_sequences > 0);
     classify_backward(bert, params, batch, dropout, dlogits, grads);
+    add_extra(bert, bert->config.layers, batch);
     for (int i = bert->config.layers - 1; i >= 0; i--) {
         layer_backward(bert, i, params, batch, dropout, grads);
+        add_extra(bert, i, batch);
     }
     bert->n_touched = 0;
     if (!bert->frozen) {

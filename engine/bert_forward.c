@@ -248,9 +248,15 @@ static void classify(struct dd_bert *bert, const struct dd_params *params, const
     dd_products_run(bert->team, &classifier, 1);
 }
 
+static void show(const struct dd_bert *bert, int state, const float *values, int rows) {
+    if (bert->tap != NULL) {
+        bert->tap(bert->tap_context, state, values, rows);
+    }
+}
+
 void dd_bert_forward(struct dd_bert *bert, const struct dd_params *params, const struct dd_batch *batch,
                      const struct dd_dropout *dropout, float *logits) {
-    assert(params->count == bert->n_params);
+    assert(params->count >= bert->n_params); /* more: tensors that only training has, behind the model's */
     assert(batch->n_tokens <= bert->max_tokens && batch->n_sequences <= bert->max_sequences);
     assert(bert->training || !dropout->on);
     assert(bert->int8 == (params->int8 != NULL));
@@ -261,11 +267,13 @@ void dd_bert_forward(struct dd_bert *bert, const struct dd_params *params, const
     memcpy(bert->cls_rows, batch->offsets, (size_t)batch->n_sequences * sizeof(int32_t));
     dd_bert_convert_weights(bert, params);
     embed(bert, params, batch, dropout);
+    show(bert, 0, bert->embedding, batch->n_tokens);
     for (int i = 0; i <= last; i++) {
         if (dd_bert_narrow(bert, i)) {
             gather_cls(bert, batch, bert->layer[i].x);
         }
         layer_forward(bert, i, params, batch, dropout);
+        show(bert, i + 1, bert->layer[i].y2, dd_bert_narrow(bert, i) ? batch->n_sequences : batch->n_tokens);
     }
     const float *cls = bert->layer[last].y2;
     bert->hidden = bert->full ? cls : NULL;

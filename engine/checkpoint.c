@@ -9,7 +9,7 @@
  *   offset size
  *        0    8  magic "DDCKPT\r\n"
  *        8    4  version, 2; of version 1 a file ends the head at 616 and has no average
- *       12    4  zero
+ *       12    4  E, bytes of the extension: 0 or 48; 0 in version 1
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
@@ -26,15 +26,16 @@
  *      440  144  metrics of the best one
  *      584   32  SHA-256 of the best one's directory (dd_directory_sha256)
  *      616   32  guard: rollbacks, restart_step, skipped_in_row, what it did in this epoch (flags as above; u64 each)
- *      648 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds,
- *                tokens_per_second, eta_seconds (f64)
- *           4 D  dev labels (i32), then 4 D dev scores (f32)
- *           4 P  weights (f32), then the further slabs: moments of what is trained (4 (P − frozen)), average (4 P)
- *             32 SHA-256 of all before
+ *      648    E  matching, only of runs that match inner states: sum_hidden, sum_cls, then train_hidden and train_cls
+ * of the last epoch and of the best one (f64 each) 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr,
+ * grad_norm, elapsed_seconds, tokens_per_second, eta_seconds (f64) 4 D  dev labels (i32), then 4 D dev scores (f32) 4 P
+ * weights (f32), then the further slabs: moments of what is trained (4 (P − frozen)), average (4 P) 32 SHA-256 of all
+ * before
  *
- * Format of `finished`: magic "DDDONE\r\n", version 1 (u32), zero (u32), the first three hashes above (96 bytes),
- * epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144 each), SHA-256 of the
- * directories of best and last (32 each), SHA-256 of all before: 528 bytes.
+ * Format of `finished`: magic "DDDONE\r\n", version and extension as above (u32 each; E is 0 or 32), the first three
+ * hashes above (96 bytes), epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144 each),
+ * SHA-256 of the directories of best and last (32 each), the extension (train_hidden and train_cls of the best epoch,
+ * then of the last), SHA-256 of all before: 528 bytes and E.
  *
  * A reader checks the length against the counts, then the checksum over the whole, and only then believes anything.
  */
@@ -51,7 +52,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "slabs are written as 
 _Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "IEEE 754");
 
 #define VERSION 2u
-#define FINISHED_VERSION 1u
+#define FINISHED_VERSION 2u /* 1 without an extension */
+#define MATCHING_BYTES 48u
+#define FINISHED_MATCHING_BYTES 32u
 #define METRICS_BYTES 144u
 #define STEP_BYTES 96u
 #define HEAD_BYTES_1 616u
@@ -148,6 +151,7 @@ static void get_metrics(struct cursor *in, struct dd_epoch_metrics *ret) {
     uint64_t flags = get_u64(in);
     ret->is_best = (flags & 1) != 0;
     get_flags(flags, &ret->rollback, &ret->rollback_to);
+    ret->train_hidden = ret->train_cls = NAN; /* unless an extension says more */
 }
 
 static void put_step(struct dd_buffer *out, const struct dd_step_metrics *s) {
@@ -175,6 +179,20 @@ static void get_step(struct cursor *in, struct dd_step_metrics *ret) {
     ret->elapsed_seconds = v[5];
     ret->tokens_per_second = v[6];
     ret->eta_seconds = v[7];
+}
+
+static bool has_matching(const struct dd_epoch_metrics *m) {
+    return !isnan(m->train_hidden) || !isnan(m->train_cls);
+}
+
+static void put_matching(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
+    put_f64(out, m->train_hidden);
+    put_f64(out, m->train_cls);
+}
+
+static void get_matching(struct cursor *in, struct dd_epoch_metrics *ret) {
+    ret->train_hidden = get_f64(in);
+    ret->train_cls = get_f64(in);
 }
 
 /* --- writing a checkpoint --------------------------------------------------------------------------------------- */
@@ -209,7 +227,7 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
                      const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {
     dd_buffer_append(out, checkpoint_magic, sizeof checkpoint_magic);
     put_u32(out, VERSION);
-    put_u32(out, 0);
+    put_u32(out, state->matches ? MATCHING_BYTES : 0);
     dd_buffer_append(out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(out, identity->data, DD_SHA256_BYTES);
     dd_buffer_append(out, identity->base, DD_SHA256_BYTES);
@@ -240,6 +258,12 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
     put_u64(out, (uint64_t)state->restart_step);
     put_u64(out, (uint64_t)state->skipped_in_row);
     put_u64(out, put_flags(state->rolled_back, state->rolled_back_to));
+    if (state->matches) {
+        put_f64(out, state->sum_hidden);
+        put_f64(out, state->sum_cls);
+        put_matching(out, &state->last);
+        put_matching(out, &state->best);
+    }
 }
 
 static enum dd_status write_until(struct dd_writer *writer, const void *bytes, size_t count, int64_t deadline_us,
@@ -315,7 +339,7 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
     int64_t optimizer_step = dd_optimizer_state(optimizer, &ignored, &ignored);
     dd_optimizer_slabs(optimizer, slabs);
     struct dd_buffer head;
-    dd_buffer_init(&head, HEAD_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
+    dd_buffer_init(&head, HEAD_BYTES + MATCHING_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
     put_head(&head, identity, layout, state, params->count, slab_bits(slabs), optimizer_step);
     for (size_t i = 0; i < state->n_steps; i++) {
         put_step(&head, &state->steps[i]);
@@ -341,7 +365,8 @@ uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_pa
                              uint64_t dev_rows) {
     uint64_t moments = spec->type == DD_OPTIMIZER_ADAMW ? 2 : spec->momentum > 0.0 ? 1 : 0;
     uint64_t slabs = spec->ema > 0.0 ? 2 : 1;
-    return HEAD_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params + 4 * moments * (n_params - n_frozen);
+    return HEAD_BYTES + MATCHING_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params +
+           4 * moments * (n_params - n_frozen);
 }
 
 /* --- reading one ------------------------------------------------------------------------------------------------ */
@@ -350,14 +375,27 @@ static enum dd_status damaged(struct dd_error *err, const char *path, const char
     return dd_fail(err, DD_CORRUPT, "checkpoint_damaged", "%s: %s", path, what);
 }
 
+static uint32_t version_of(const struct dd_mapping *map) {
+    uint32_t version;
+    memcpy(&version, map->bytes + 8, sizeof version);
+    return version;
+}
+
+/* Bytes of the extension, which is `some` or 0; *ret_known is false when it is neither. */
+static uint32_t extension_of(const struct dd_mapping *map, uint32_t some, bool *ret_known) {
+    uint32_t bytes;
+    memcpy(&bytes, map->bytes + 12, sizeof bytes);
+    *ret_known = bytes == 0 || (bytes == some && version_of(map) > 1);
+    return bytes;
+}
+
 /* Checks magic and checksum; after this the bytes are what was written. */
 static enum dd_status check_whole(const char *path, const struct dd_mapping *map, const char magic[8], size_t least,
                                   uint32_t newest, struct dd_error *err) {
     if (map->len < least + DD_SHA256_BYTES || memcmp(map->bytes, magic, 8) != 0) {
         return damaged(err, path, "too short or of another kind");
     }
-    uint32_t version;
-    memcpy(&version, map->bytes + 8, sizeof version);
+    uint32_t version = version_of(map);
     uint8_t digest[DD_SHA256_BYTES];
     size_t body = map->len - DD_SHA256_BYTES;
     dd_sha256_bytes(map->bytes, body, digest);
@@ -390,25 +428,26 @@ static enum dd_status check_identity(const char *path, const uint8_t *stored, co
 struct head {       /* the numbers that decide the length */
     uint32_t bytes; /* of the head */
     uint64_t n_params, slabs, n_steps, n_dev;
+    uint32_t extension;
 };
 
 static enum dd_status check_length(const char *path, const struct dd_mapping *map, const struct dd_params *params,
                                    const struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLABS], struct head *ret_head,
                                    struct dd_error *err) {
     struct cursor in = {map->bytes + 144};
-    uint32_t version;
-    memcpy(&version, map->bytes + 8, sizeof version);
-    struct head head = {.bytes = version == 1 ? HEAD_BYTES_1 : HEAD_BYTES};
+    struct head head = {.bytes = version_of(map) == 1 ? HEAD_BYTES_1 : HEAD_BYTES};
     head.n_params = get_u64(&in);
     head.slabs = get_u64(&in);
     head.n_steps = get_u64(&in);
     head.n_dev = get_u64(&in);
-    if (head.n_params != params->count || head.slabs != slab_bits(slabs) || head.n_steps > DD_STEPS_KEPT ||
+    bool known = false;
+    head.extension = extension_of(map, MATCHING_BYTES, &known);
+    if (!known || head.n_params != params->count || head.slabs != slab_bits(slabs) || head.n_steps > DD_STEPS_KEPT ||
         head.n_dev > UINT32_MAX) {
         return damaged(err, path, "its sizes are not those of this run");
     }
     uint64_t floats = head.n_params + slabs[0].count + slabs[1].count + slabs[2].count;
-    uint64_t wanted = head.bytes + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
+    uint64_t wanted = head.bytes + head.extension + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
     if (wanted != map->len - DD_SHA256_BYTES) {
         return damaged(err, path, "its length does not fit its header");
     }
@@ -492,6 +531,13 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
         state->skipped_in_row = (int)get_u64(&in);
         get_flags(get_u64(&in), &state->rolled_back, &state->rolled_back_to);
     }
+    state->matches = head->extension > 0;
+    if (state->matches) {
+        state->sum_hidden = get_f64(&in);
+        state->sum_cls = get_f64(&in);
+        get_matching(&in, &state->last);
+        get_matching(&in, &state->best);
+    }
     enum dd_status status = read_arrays(&in, head, state, err);
     if (status == DD_OK && !possible(cp, shape)) {
         status = damaged(err, path, "its position is not one of this run");
@@ -574,10 +620,11 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
         return status;
     }
     struct dd_buffer out;
-    dd_buffer_init(&out, FINISHED_BYTES);
+    bool matching = has_matching(&finished->best);
+    dd_buffer_init(&out, FINISHED_BYTES + FINISHED_MATCHING_BYTES);
     dd_buffer_append(&out, finished_magic, sizeof finished_magic);
-    put_u32(&out, FINISHED_VERSION);
-    put_u32(&out, 0);
+    put_u32(&out, matching ? FINISHED_VERSION : 1);
+    put_u32(&out, matching ? FINISHED_MATCHING_BYTES : 0);
     dd_buffer_append(&out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->data, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->base, DD_SHA256_BYTES);
@@ -589,6 +636,10 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
     put_metrics(&out, &finished->last);
     dd_buffer_append(&out, finished->best_sha256, DD_SHA256_BYTES);
     dd_buffer_append(&out, finished->last_sha256, DD_SHA256_BYTES);
+    if (matching) {
+        put_matching(&out, &finished->best);
+        put_matching(&out, &finished->last);
+    }
     uint8_t digest[DD_SHA256_BYTES];
     dd_sha256_bytes(out.data, out.len, digest);
     dd_buffer_append(&out, digest, sizeof digest);
@@ -612,7 +663,9 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
         return status;
     }
     status = check_whole(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION, err);
-    if (status == DD_OK && map.len != FINISHED_BYTES) {
+    bool known = false;
+    uint32_t extension = status == DD_OK ? extension_of(&map, FINISHED_MATCHING_BYTES, &known) : 0;
+    if (status == DD_OK && (!known || map.len != FINISHED_BYTES + extension)) {
         status = damaged(err, path, "of another length");
     }
     if (status == DD_OK) {
@@ -629,6 +682,10 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
         get_metrics(&in, &read.last);
         get_bytes(&in, read.best_sha256, DD_SHA256_BYTES);
         get_bytes(&in, read.last_sha256, DD_SHA256_BYTES);
+        if (extension > 0) {
+            get_matching(&in, &read.best);
+            get_matching(&in, &read.last);
+        }
         *ret_finished = read;
     }
     dd_mapping_release(&map);

@@ -152,6 +152,7 @@ struct dd_params {
     size_t count;
     struct dd_tensor *tensors; /* in slab order */
     int n_tensors;
+    int n_training; /* of them, the last ones: only there while training (match.h), never exported */
     struct dd_int8 *int8; /* owned: what the slab does not hold because it is kept as int8; else NULL */
 };
 enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_params **ret_params,
@@ -306,7 +307,8 @@ const char *dd_rollback_name(enum dd_rollback why); /* "none", "not_finite", "on
 struct dd_epoch_metrics {
     int epoch;
     double train_loss, train_kl, train_ce; /* means over rows, CE over those with a label; kl NAN for finetune */
-    double dev_loss;                       /* same loss function as training, on dev; CE for finetune */
+    double train_hidden, train_cls;        /* before their weights; NAN where the weight is 0 */
+    double dev_loss;                       /* as train_loss, on dev, without hidden and cls; CE for finetune */
     double accuracy, macro_precision, macro_recall, macro_f1, weighted_precision, weighted_recall, weighted_f1;
     double teacher_agreement; /* share of dev rows where student and teacher say the same; NAN for finetune */
     double lr;                /* at the last step of the epoch */
@@ -350,6 +352,8 @@ struct dd_train_input {
     const char *cache_dir; /* logits cache, shared by all runs */
     const struct dd_cancel *cancel;
     double checkpoint_seconds; /* also inside epochs, this far apart; 0 = 600 */
+    uint64_t states_bytes;     /* the teacher's states of every token are kept up to this size, else computed in each
+                                  step; 0 = 256 MiB.  May decide the last bits: one value for all attempts of a run */
     const char *card_title;    /* for the model card */
     struct dd_train_events events;
 };

@@ -161,15 +161,19 @@ struct plan {
     double largest_batch;
     uint64_t slab_floats, parameters; /* of the student */
     uint64_t frozen_floats;
-    uint64_t base_floats; /* with the further teachers' */
+    uint64_t base_floats;    /* with the further teachers' */
+    uint64_t matching_bytes; /* the states kept while training, and the buffers of a step */
+    uint64_t states_bytes;   /* the file of states in the cache */
+    uint64_t asking_bytes;   /* a batch of them */
+    bool teacher_in_steps;
 };
 
 /* optimizer may be NULL, then nothing is frozen. */
-static enum dd_status layout_floats(const struct dd_bert_config *config, const struct dd_optimizer_spec *optimizer,
-                                    uint64_t *ret_floats, uint64_t *ret_frozen, uint64_t *ret_parameters,
-                                    struct dd_error *err) {
+static enum dd_status layout_floats(const struct dd_bert_config *config, int projection,
+                                    const struct dd_optimizer_spec *optimizer, uint64_t *ret_floats,
+                                    uint64_t *ret_frozen, uint64_t *ret_parameters, struct dd_error *err) {
     struct dd_params *layout = NULL;
-    enum dd_status status = dd_params_layout(config, &layout, err);
+    enum dd_status status = dd_params_layout_projected(config, projection, &layout, err);
     if (status == DD_OK) {
         *ret_floats = layout->count;
         *ret_frozen = optimizer ? dd_optimizer_frozen(optimizer, layout) : 0;
@@ -184,6 +188,32 @@ static uint64_t bert_bytes(const struct dd_bert_config *config, double tokens, i
     int count = tokens < 1.0 ? 1 : tokens > INT_MAX ? INT_MAX : (int)tokens;
     size_t bytes = dd_bert_bytes(config, count, sequences, max_length, training, precision);
     return bytes == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : bytes;
+}
+
+/* What matching adds.  Lengths are guesses, so where states of all tokens may or may not be kept, both are counted. */
+static void plan_matching(struct plan *plan) {
+    const struct dd_spec *spec = plan->spec;
+    if (!plan->base || !dd_spec_matches(spec)) {
+        return;
+    }
+    struct dd_match_spec match;
+    dd_match_spec_make(spec, plan->base, &match);
+    double tokens = DD_MAX(plan->largest_batch, (double)plan->dev.longest);
+    int sequences = DD_MAX(spec->batch_size, 64), most = tokens > INT_MAX ? INT_MAX : DD_MAX((int)tokens, sequences);
+    size_t buffers = dd_match_bytes(&match, most, sequences);
+    plan->matching_bytes = buffers == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : buffers;
+    uint64_t state = (uint64_t)match.teacher_width * sizeof(float);
+    if (spec->hidden_weight > 0.0) {
+        double all = (plan->train.total + plan->unlabelled.total) * (spec->layers + 1) * (double)state;
+        plan->teacher_in_steps = all > (double)DD_STATES_BYTES;
+        plan->states_bytes = (uint64_t)DD_MIN(all, (double)DD_STATES_BYTES);
+        plan->asking_bytes = (uint64_t)DD_INFER_TOKENS * (uint64_t)(spec->layers + 1) * state;
+        plan->matching_bytes += bert_bytes(plan->base, most, sequences, spec->max_length, false, DD_PRECISION_FP32);
+    } else {
+        plan->states_bytes = (plan->train_rows + plan->unlabelled_rows) * (uint64_t)plan->base->layers * state;
+        plan->asking_bytes = (uint64_t)DD_INFER_SEQUENCES * (uint64_t)plan->base->layers * state;
+    }
+    plan->matching_bytes += plan->states_bytes;
 }
 
 static uint64_t plan_rows(const struct plan *plan) {
@@ -201,7 +231,8 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
     uint64_t training =
         (spec->guard == DD_FLAG_YES ? 3 : 2) * model +
         dd_optimizer_bytes(&spec->optimizer, (size_t)plan->slab_floats, (size_t)plan->frozen_floats) +
-        bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision);
+        bert_bytes(&plan->student, tokens, DD_MAX(spec->batch_size, 64), spec->max_length, true, spec->precision) +
+        plan->matching_bytes;
     uint64_t asking = 0, logits = plan->dev_rows * classes * 4;
     if (spec->task == DD_TASK_DISTILL && plan->base) {
         for (int i = 0; i <= spec->n_teachers; i++) {
@@ -211,6 +242,7 @@ static uint64_t memory_bytes(const struct plan *plan, int threads) {
         asking += model + (spec->n_teachers > 0 ? rows * classes * 8 : 0);
         logits += rows * classes * 4;
         asking += rows * (classes * 4 + 8); /* the part that is asked about: its answer and its offsets */
+        asking += plan->states_bytes + plan->asking_bytes;
     }
     return DD_MAX(training, asking) + given + packed + logits + (uint64_t)DD_MAX(threads, 1) * BLAS_BYTES + FIXED_BYTES;
 }
@@ -228,6 +260,10 @@ static double run_flops(const struct plan *plan) {
                        split_flops(asked, &plan->unlabelled, plan->unlabelled_rows, false) +
                        split_flops(asked, &plan->dev, plan->dev_rows, false);
         }
+    }
+    if (plan->teacher_in_steps) {
+        epoch += split_flops(plan->base, &plan->train, plan->train_rows, false) +
+                 split_flops(plan->base, &plan->unlabelled, plan->unlabelled_rows, false);
     }
     return epoch * spec->epochs + teacher;
 }
@@ -250,15 +286,16 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
         sample_lengths(dataset, DD_SPLIT_UNLABELLED, spec->max_length, 1, &plan->unlabelled);
     }
     plan->largest_batch = largest_batch(&plan->train, &plan->unlabelled, spec->batch_size);
-    enum dd_status status = layout_floats(&plan->student, &spec->optimizer, &plan->slab_floats, &plan->frozen_floats,
-                                          &plan->parameters, err);
+    plan_matching(plan);
+    enum dd_status status = layout_floats(&plan->student, dd_match_projection(spec, base), &spec->optimizer,
+                                          &plan->slab_floats, &plan->frozen_floats, &plan->parameters, err);
     if (status == DD_OK && base) {
         uint64_t ignored;
-        status = layout_floats(base, NULL, &plan->base_floats, &ignored, &ignored, err);
+        status = layout_floats(base, 0, NULL, &plan->base_floats, &ignored, &ignored, err);
     }
     for (int i = 0; status == DD_OK && distill && i < spec->n_teachers; i++) {
         uint64_t floats = 0, ignored;
-        status = layout_floats(&teachers[i], NULL, &floats, &ignored, &ignored, err);
+        status = layout_floats(&teachers[i], 0, NULL, &floats, &ignored, &ignored, err);
         plan->base_floats += floats;
     }
     return status;
@@ -284,7 +321,7 @@ enum dd_status dd_train_estimate(const struct dd_spec *spec, const struct dd_dat
         *ret_estimate =
             (struct dd_train_estimate){.memory_bytes = memory_bytes(plan, threads),
                                        /* two checkpoints and one being written; two best, one being written, last */
-                                       .disk_bytes = 3 * checkpoint + 4 * model + cache,
+                                       .disk_bytes = 3 * checkpoint + 4 * model + cache + plan->states_bytes,
                                        .parameters = plan->parameters,
                                        .model_bytes = model,
                                        .matmul_flops = flops,

@@ -28,6 +28,9 @@ enum dd_status dd_bert_config_check(const struct dd_bert_config *config, struct 
 /* The tensors of a model without its slab: *ret_params has slab NULL.  For looking at a model without loading it. */
 enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_params **ret_params,
                                 struct dd_error *err) DD_MUST_CHECK;
+/* With a projection from the model's width to `width` behind the model's tensors, for training alone; 0: without. */
+enum dd_status dd_params_layout_projected(const struct dd_bert_config *config, int width, struct dd_params **ret_params,
+                                          struct dd_error *err) DD_MUST_CHECK;
 /* The same for a model whose matrices are kept as int8: those that dd_int8_keeps have their shapes, but count 0. */
 enum dd_status dd_params_layout_int8(const struct dd_bert_config *config, struct dd_params **ret_params,
                                      struct dd_error *err) DD_MUST_CHECK;

@@ -13,9 +13,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Tensors that the model does not have: the head of an encoder. */
+/* Tensors that the model does not have: the head of an encoder, and what only training has. */
 static void mark_skipped(const struct dd_model *model, bool *skip) {
-    int n = model->params->n_tensors;
+    int n = model->params->n_tensors - model->params->n_training;
+    for (int i = n; i < model->params->n_tensors; i++) {
+        skip[i] = true;
+    }
     bool encoder = model->info.kind == DD_MODEL_ENCODER;
     skip[n - 4] = skip[n - 3] = encoder && !model->info.has_pooler;
     skip[n - 2] = skip[n - 1] = encoder;

@@ -76,9 +76,25 @@ void dd_bert_set_full(struct dd_bert *bert, bool full);
  * tests and encoder parity. */
 const float *dd_bert_hidden(const struct dd_bert *bert);
 const float *dd_bert_pooled(const struct dd_bert *bert);
+/* Matching of inner states (match.h).  State 0 is the output of the embeddings, state i that of layer i - 1. */
+/* Of a training model, after its forward: [n_tokens, hidden], the last one [n_sequences, hidden], at [CLS]. */
+const float *dd_bert_state(const struct dd_bert *bert, int state);
+/* What the next backwards add to d loss / d state, for each of the layers + 1 states; an entry is NULL where there is
+ * nothing.  tokens [n_tokens, hidden], of all but the last state; cls [n_sequences, hidden].  Borrowed; NULL: none. */
+struct dd_bert_extra {
+    const float *const *tokens, *const *cls;
+};
+void dd_bert_set_extra(struct dd_bert *bert, const struct dd_bert_extra *extra);
+/* Called in the next forwards with each state [rows, hidden] as soon as it is there; rows are the batch's tokens, or
+ * its sequences where only [CLS] is computed.  NULL: nobody. */
+typedef void dd_bert_tap(void *context, int state, const float *values, int rows);
+void dd_bert_set_tap(struct dd_bert *bert, dd_bert_tap *tap, void *context);
 double dd_bert_flops(const struct dd_bert_config *config, const struct dd_batch *batch,
                      bool training); /* matrix FLOPs, real tokens */
 
+/* As dd_params_new; width > 0: with "match.projection" [width, hidden] and its bias behind the model's tensors. */
+enum dd_status dd_params_new_projected(const struct dd_bert_config *config, int width, struct dd_params **ret_params,
+                                       struct dd_error *err) DD_MUST_CHECK;
 /* N(0, initializer_range), biases 0, LayerNorm 1/0, [PAD] row 0. */
 void dd_params_init(struct dd_params *params, const struct dd_bert_config *config, uint64_t seed);
 /* Only the tensors that `has` misses: pooler and/or classifier of a pretrained encoder. */

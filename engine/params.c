@@ -2,7 +2,8 @@
  *
  * Order: word, position and token-type embeddings, their LayerNorm; for each layer the weights of q, k, v ([3 hidden,
  * hidden] as one), the biases of q, k, v, attention output dense and LayerNorm, intermediate dense, output dense and
- * LayerNorm; pooler; classifier.  Gradients, optimizer moments and checkpoints use the same layout, so it is fixed for
+ * LayerNorm; pooler; classifier; then, where training needs it, match.projection ([teacher's width, hidden] and its
+ * bias), which no model has.  Gradients, optimizer moments and checkpoints use the same layout, so it is fixed for
  * ever.  Tensors begin at multiples of 64 bytes (k and v follow q without a gap); the floats between are padding, zero
  * from allocation on, and counted in `count`.
  *
@@ -11,6 +12,7 @@
 #include "engine/model.h"
 
 #include "engine/int8.h"
+#include "engine/nn.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,6 +21,7 @@
 #define TENSORS_BEFORE_LAYERS 5
 #define TENSORS_PER_LAYER 16
 #define TENSORS_AFTER_LAYERS 4
+#define TENSORS_TRAINING 2 /* weight and bias of the projection */
 
 static enum dd_status check_int(const char *field, int value, int least, int most, struct dd_error *err) {
     if (value < least || value > most) {
@@ -148,13 +151,14 @@ static void place_layer(struct layout *layout, int index, size_t hidden, size_t 
     place_vector(layout, name, "bias", hidden);
 }
 
-enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_params **ret_params,
-                                struct dd_error *err) {
+enum dd_status dd_params_layout_projected(const struct dd_bert_config *config, int width, struct dd_params **ret_params,
+                                          struct dd_error *err) {
     enum dd_status status = dd_bert_config_check(config, err);
     if (status != DD_OK) {
         return status;
     }
-    size_t n_tensors = TENSORS_BEFORE_LAYERS + (size_t)config->layers * TENSORS_PER_LAYER + TENSORS_AFTER_LAYERS;
+    size_t n_tensors =
+        TENSORS_BEFORE_LAYERS + (size_t)config->layers * TENSORS_PER_LAYER + TENSORS_AFTER_LAYERS + TENSORS_TRAINING;
     struct dd_params *params = dd_calloc(1, sizeof *params);
     if (params == NULL) {
         return dd_fail_memory(err, sizeof *params);
@@ -177,6 +181,11 @@ enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_p
     place_linear(&layout, "bert.pooler.dense", hidden, hidden);
     place_linear(&layout, "classifier", (size_t)config->n_labels, hidden);
     align(&layout);
+    if (width > 0) {
+        place_linear(&layout, "match.projection", (size_t)width, hidden);
+        params->n_training = TENSORS_TRAINING;
+        align(&layout);
+    }
     params->count = layout.at;
     if (params->count > DD_MAX_SLAB_FLOATS) {
         dd_params_free(params);
@@ -186,6 +195,11 @@ enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_p
     }
     *ret_params = params;
     return DD_OK;
+}
+
+enum dd_status dd_params_layout(const struct dd_bert_config *config, struct dd_params **ret_params,
+                                struct dd_error *err) {
+    return dd_params_layout_projected(config, 0, ret_params, err);
 }
 
 enum dd_status dd_params_layout_int8(const struct dd_bert_config *config, struct dd_params **ret_params,
@@ -218,8 +232,13 @@ enum dd_status dd_params_allocate(struct dd_params *params, struct dd_error *err
 }
 
 enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_params **ret_params, struct dd_error *err) {
+    return dd_params_new_projected(config, 0, ret_params, err);
+}
+
+enum dd_status dd_params_new_projected(const struct dd_bert_config *config, int width, struct dd_params **ret_params,
+                                       struct dd_error *err) {
     struct dd_params *params = NULL;
-    enum dd_status status = dd_params_layout(config, &params, err);
+    enum dd_status status = dd_params_layout_projected(config, width, &params, err);
     if (status == DD_OK) {
         status = dd_params_allocate(params, err);
     }
@@ -252,7 +271,7 @@ const struct dd_tensor *dd_params_find(const struct dd_params *params, const cha
 
 uint64_t dd_params_values(const struct dd_params *params) {
     uint64_t values = 0;
-    for (int i = 0; i < params->n_tensors; i++) {
+    for (int i = 0; i < params->n_tensors - params->n_training; i++) {
         values += (uint64_t)params->tensors[i].shape[0] * params->tensors[i].shape[1];
     }
     return values;

@@ -94,7 +94,12 @@ static enum dd_status make_kernels(struct dd_run *run, struct dd_error *err) {
     }
     if (status == DD_OK) {
         dd_bert_set_frozen(run->bert, spec->optimizer.freeze_embeddings == DD_FLAG_YES);
-        status = dd_params_new(config, &run->grads, err);
+        const struct dd_model *base = run->input->base;
+        int projection = dd_match_projection(spec, base ? &base->info.config : NULL);
+        status = dd_params_new_projected(config, projection, &run->grads, err);
+    }
+    if (status == DD_OK) {
+        status = dd_matching_init(run, (int)tokens, sequences, err);
     }
     if (status == DD_OK) {
         status = dd_optimizer_new(&spec->optimizer, run->student->params, config, run->steps, run->team,
@@ -149,6 +154,7 @@ static void run_release(struct dd_run *run) {
     dd_packed_release(&run->train);
     dd_packed_release(&run->dev);
     dd_gather_release(&run->gather);
+    dd_matching_release(&run->matching);
     dd_run_state_release(&run->state);
     free(run->teacher_train);
     free(run->teacher_dev);
@@ -302,7 +308,7 @@ static enum dd_status close_epoch(struct dd_run *run, struct dd_epoch_metrics *m
     state->epochs_done = state->epoch;
     state->epoch++;
     state->epoch_step = 0;
-    state->sum_loss = state->sum_kl = state->sum_ce = 0.0;
+    state->sum_loss = state->sum_kl = state->sum_ce = state->sum_hidden = state->sum_cls = 0.0;
     state->sum_rows = state->sum_tokens = state->sum_unlabelled = 0;
     state->epoch_seconds = 0.0;
     state->delivered = false;
@@ -389,6 +395,7 @@ enum dd_status dd_train(const struct dd_train_input *input, struct dd_train_resu
     run->run_fd = -1;
     run->saved_step = -1;
     dd_run_state_init(&run->state);
+    run->state.matches = dd_spec_matches(input->spec);
     enum dd_status status = check_input(input, err);
     if (status == DD_OK) {
         status = train(run, ret_result, err);

@@ -6,6 +6,7 @@
 #define DD_ENGINE_TRAIN_H
 
 #include "engine/engine.h"
+#include "engine/match.h"
 #include "engine/nn.h"
 
 #define DD_INFER_TOKENS 2048 /* of a packed batch of inference: enough for the products to run at full rate */
@@ -77,8 +78,13 @@ void dd_gather_release(struct dd_gather *gather);
 /* n ≤ max_sequences rows whose tokens sum to ≤ max_tokens (the caller's check). */
 void dd_gather_rows(struct dd_gather *gather, const struct dd_packed *packed, const uint32_t *rows, int n);
 
-/* logits [rows, n_labels] of every row in file order, dropout off.  Batches hold rows of like length, longest first;
- * how they are cut depends on the rows and the gather's bounds alone. Errors: DD_STOPPED, DD_NO_MEMORY. */
+/* Every row once, in batches of like length, longest first; how they are cut depends on the rows and the gather's
+ * bounds alone.  `rows` are the batch's.  Errors: DD_STOPPED, DD_NO_MEMORY. */
+typedef void dd_batch_fn(void *context, const struct dd_batch *batch, const uint32_t *rows);
+enum dd_status dd_for_batches(const struct dd_packed *packed, struct dd_gather *gather, struct dd_team *team,
+                              const struct dd_cancel *cancel, const struct dd_progress *progress, dd_batch_fn *each,
+                              void *context, struct dd_error *err) DD_MUST_CHECK;
+/* logits [rows, n_labels] of every row in file order, dropout off, batches as dd_for_batches makes them. */
 enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *params, const struct dd_packed *packed,
                                struct dd_gather *gather, struct dd_team *team, int n_labels,
                                const struct dd_cancel *cancel, const struct dd_progress *progress, float *logits,
@@ -113,6 +119,17 @@ enum dd_status dd_logits_cached(const struct dd_model *teacher, const struct dd_
                                 const struct dd_progress *progress, const struct dd_cancel *cancel, float **ret_logits,
                                 bool *ret_computed, struct dd_error *err) DD_MUST_CHECK;
 
+struct dd_states_wanted {
+    bool tokens; /* of every token; else at [CLS] alone */
+    int n, state[DD_MAX_LAYERS + 1];
+};
+/* The teacher's inner states, cached like its logits: [rows or tokens, n, width], in file order. */
+enum dd_status dd_states_cached(const struct dd_states_wanted *wanted, const struct dd_model *teacher,
+                                const struct dd_packed *packed, int max_length, const char *cache_dir,
+                                struct dd_pool *pool, const struct dd_train_events *events,
+                                const struct dd_progress *progress, const struct dd_cancel *cancel, float **ret_states,
+                                bool *ret_computed, struct dd_error *err) DD_MUST_CHECK;
+
 /* --- what a run keeps (train_state.c, checkpoint.c)
  * ---------------------------------------------------------------------------- */
 
@@ -127,6 +144,8 @@ struct dd_run_state {
     int epoch;                       /* 1-based: the one in progress */
     int64_t epoch_step;              /* done in it; all of them: only its evaluation is missing */
     double sum_loss, sum_kl, sum_ce; /* of its rows so far, but for skipped steps */
+    bool matches;                    /* the spec matches inner states: these and their metrics are kept */
+    double sum_hidden, sum_cls;
     uint64_t sum_rows, sum_tokens;
     uint64_t sum_unlabelled; /* of sum_rows: those without a label, which have no CE */
     double elapsed_seconds, epoch_seconds, evaluation_seconds;
@@ -204,6 +223,13 @@ struct dd_pace {                    /* smoothed speed, for people only: nothing 
     double tokens, seconds;         /* decaying over about 1 s */
     double eta_tokens, eta_seconds; /* over about 20 s */
 };
+struct dd_matching { /* train_match.c; all zero where the spec matches nothing */
+    struct dd_match_spec spec;
+    struct dd_match *match;
+    struct dd_states_wanted wanted; /* what `states` holds */
+    float *states;                  /* of the train rows, as dd_states_cached; NULL: the asker is asked every step */
+    struct dd_asker asker;
+};
 struct dd_run {
     const struct dd_train_input *input;
     const struct dd_spec *spec;
@@ -217,6 +243,7 @@ struct dd_run {
     struct dd_packed train, dev;
     uint32_t n_labelled, n_unlabelled, n_augmented; /* train's rows, in this order */
     int n_classes;
+    struct dd_matching matching;
     float *teacher_train, *teacher_dev; /* [rows, n_classes], data set's class order; NULL for finetune */
     int32_t *teacher_dev_label;         /* [dev rows] */
     float *teacher_dev_score;
@@ -257,6 +284,26 @@ enum dd_status dd_match_labels(const struct dd_dataset *dataset, const struct dd
                                int *ret_label_of_class, struct dd_error *err) DD_MUST_CHECK;
 /* Fills teacher_train, teacher_dev and the teacher's predictions; of several teachers, their mean. */
 enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+
+/* --- matching of the teacher's inner states (train_match.c) --- */
+
+/* Bytes of states of every token up to which they are kept; above, the teacher runs in each step. */
+#define DD_STATES_BYTES ((uint64_t)256 << 20)
+/* What is matched with what; teacher is of a spec that matches. */
+void dd_match_spec_make(const struct dd_spec *spec, const struct dd_bert_config *teacher, struct dd_match_spec *ret);
+/* The teacher's width where a projection to it is trained, else 0.  teacher may be NULL. */
+int dd_match_projection(const struct dd_spec *spec, const struct dd_bert_config *teacher);
+/* The teacher's states of the train rows, where they are kept; without a team, as dd_states_cached. */
+enum dd_status dd_run_ask_states(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_matching_init(struct dd_run *run, int max_tokens, int max_sequences,
+                                struct dd_error *err) DD_MUST_CHECK;
+void dd_matching_release(struct dd_matching *matching);
+/* After the forward of the gathered batch of these rows: as dd_match_run.  All 0 where the spec matches nothing. */
+struct dd_match_loss dd_run_match(struct dd_run *run, const uint32_t *rows);
+
+/* The layer of a source of source_layers layers that the student's layer starts from and is matched with: by the
+ * spec's layer_map, else evenly spaced with the last included.  May be out of range. */
+int dd_source_layer(const struct dd_spec *spec, int layer, int source_layers);
 
 /* The weights that count: the moving average where the spec has one.  After a flush; borrows from the run. */
 struct dd_params dd_run_weights(const struct dd_run *run);

@@ -87,7 +87,8 @@ static struct dd_loss batch_loss(struct dd_run *run, const uint32_t *rows, int n
 /* The epoch's means are those over its rows: KL over all, CE over those with a label, the loss as if the epoch had been
  * one batch.  A batch's CE is the mean over its labelled rows, so where not all have a label it counts by their number,
  * scaled so that the sum divided by all rows of the epoch is the mean over the labelled ones. */
-static void sum_loss(struct dd_run *run, const struct dd_loss *loss, int n, int labelled) {
+static void sum_loss(struct dd_run *run, const struct dd_loss *loss, const struct dd_match_loss *match, int n,
+                     int labelled) {
     struct dd_run_state *state = &run->state;
     if (run->n_labelled == run->train.rows) {
         state->sum_loss += loss->total * n;
@@ -96,6 +97,9 @@ static void sum_loss(struct dd_run *run, const struct dd_loss *loss, int n, int 
         double ce = (1.0 - alpha) * loss->ce, scale = (double)run->train.rows / run->n_labelled;
         state->sum_loss += (loss->total - ce) * n + ce * labelled * scale;
     }
+    state->sum_loss += match->total * n;
+    state->sum_hidden += match->hidden * n;
+    state->sum_cls += match->cls * n;
     state->sum_kl += loss->kl * n;
     state->sum_ce += loss->ce * labelled;
     state->sum_rows += (uint64_t)n;
@@ -141,12 +145,13 @@ enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step,
     dd_optimizer_refresh(run->optimizer, batch->ids, batch->n_tokens);
     dd_bert_forward(run->bert, run->student->params, batch, &dropout, run->logits);
     struct dd_loss loss = batch_loss(run, rows, n);
+    struct dd_match_loss match = dd_run_match(run, rows);
     double lr = dd_optimizer_lr(run->optimizer, run->state.step);
     double norm = NAN;
-    if (!isfinite(loss.total) && !dd_run_skips(run)) {
+    if (!isfinite(loss.total + match.total) && !dd_run_skips(run)) {
         return diverged(run, "loss", lr, err);
     }
-    if (isfinite(loss.total)) {
+    if (isfinite(loss.total + match.total)) {
         norm = learn(run, &dropout, &lr);
     } else {
         dd_optimizer_skip(run->optimizer);
@@ -156,7 +161,7 @@ enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step,
     }
     int labelled = count_labelled(run->gather.labels, n);
     if (isfinite(norm)) {
-        sum_loss(run, &loss, n, labelled);
+        sum_loss(run, &loss, &match, n, labelled);
         run->state.skipped_in_row = 0;
     } else {
         run->state.skipped_in_row++;
@@ -166,7 +171,7 @@ enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step,
                                          .steps = run->steps,
                                          .epoch = run->state.epoch,
                                          .epochs = run->spec->epochs,
-                                         .loss = loss.total,
+                                         .loss = loss.total + match.total,
                                          .kl = run->teacher_train ? loss.kl : NAN,
                                          .ce = labelled > 0 ? loss.ce : NAN,
                                          .lr = lr,
@@ -222,24 +227,26 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
     double rows = state->sum_rows > 0 ? (double)state->sum_rows : NAN;
     double labelled = (double)DD_MAX(state->sum_rows - state->sum_unlabelled, (uint64_t)1),
            took = (double)(dd_clock_mono_us() - start) / 1e6;
-    *ret_metrics =
-        (struct dd_epoch_metrics){.epoch = state->epoch,
-                                  .train_loss = state->sum_loss / rows,
-                                  .train_kl = run->teacher_train ? state->sum_kl / rows : NAN,
-                                  .train_ce = state->sum_ce / labelled,
-                                  .dev_loss = loss.total,
-                                  .accuracy = report.accuracy,
-                                  .macro_precision = report.macro.precision,
-                                  .macro_recall = report.macro.recall,
-                                  .macro_f1 = report.macro.f1,
-                                  .weighted_precision = report.weighted.precision,
-                                  .weighted_recall = report.weighted.recall,
-                                  .weighted_f1 = report.weighted.f1,
-                                  .teacher_agreement = agreement(run),
-                                  .lr = dd_optimizer_lr(run->optimizer, DD_MAX(state->step - 1, (int64_t)0)),
-                                  .seconds = state->epoch_seconds + took,
-                                  .elapsed_seconds = state->elapsed_seconds + took,
-                                  .tokens_per_second = (double)state->sum_tokens / DD_MAX(state->epoch_seconds, 1e-9)};
+    *ret_metrics = (struct dd_epoch_metrics){
+        .epoch = state->epoch,
+        .train_loss = state->sum_loss / rows,
+        .train_kl = run->teacher_train ? state->sum_kl / rows : NAN,
+        .train_ce = state->sum_ce / labelled,
+        .train_hidden = run->matching.spec.hidden_weight > 0.0 ? state->sum_hidden / rows : NAN,
+        .train_cls = run->matching.spec.cls_weight > 0.0 ? state->sum_cls / rows : NAN,
+        .dev_loss = loss.total,
+        .accuracy = report.accuracy,
+        .macro_precision = report.macro.precision,
+        .macro_recall = report.macro.recall,
+        .macro_f1 = report.macro.f1,
+        .weighted_precision = report.weighted.precision,
+        .weighted_recall = report.weighted.recall,
+        .weighted_f1 = report.weighted.f1,
+        .teacher_agreement = agreement(run),
+        .lr = dd_optimizer_lr(run->optimizer, DD_MAX(state->step - 1, (int64_t)0)),
+        .seconds = state->epoch_seconds + took,
+        .elapsed_seconds = state->elapsed_seconds + took,
+        .tokens_per_second = (double)state->sum_tokens / DD_MAX(state->epoch_seconds, 1e-9)};
     run->state.evaluation_seconds = took;
     run->state.elapsed_seconds += took;
     dd_report_release(&report);

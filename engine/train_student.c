@@ -127,8 +127,7 @@ static enum dd_status copy_prefix(const struct copy *copy, const char *from_pref
     return DD_OK;
 }
 
-/* The layer of the source that layer `layer` starts from: the spec's map, else evenly spaced with the last included. */
-static int source_layer(const struct dd_spec *spec, int layer, int source_layers) {
+int dd_source_layer(const struct dd_spec *spec, int layer, int source_layers) {
     if (spec->n_layer_map > 0) {
         return layer < spec->n_layer_map ? spec->layer_map[layer] : -1;
     }
@@ -138,7 +137,7 @@ static int source_layer(const struct dd_spec *spec, int layer, int source_layers
 static enum dd_status copy_layers(const struct dd_spec *spec, const struct copy *copy, int source_layers,
                                   struct dd_error *err) {
     for (int layer = 0; layer < spec->layers; layer++) {
-        int source = source_layer(spec, layer, source_layers);
+        int source = dd_source_layer(spec, layer, source_layers);
         if (source < 0 || source >= source_layers) {
             return dd_fail(err, DD_INVALID, "layer_map_invalid",
                            "layer %d cannot start from layer %d of the %s, which has %d layers; give layer_map", layer,
@@ -304,7 +303,7 @@ static void student_info(const struct dd_run *run, struct dd_model *student) {
         snprintf(info->labels[c], sizeof info->labels[c], "%s", dd_dataset_class(run->input->dataset, c));
     }
     info->do_lower_case = dd_tokenizer_settings(student->tokenizer)->do_lower_case;
-    for (int t = 0; t < student->params->n_tensors; t++) {
+    for (int t = 0; t < student->params->n_tensors - student->params->n_training; t++) {
         info->parameters += student->params->tensors[t].count;
     }
     info->bytes = info->parameters * sizeof(float);
@@ -343,7 +342,8 @@ enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_st
         dd_student_config(run->spec, run->n_classes, in->base ? &in->base->info.config : NULL,
                           dd_tokenizer_size(student->tokenizer), token_id(student->tokenizer, "[PAD]"),
                           &student->info.config);
-        status = dd_params_new(&student->info.config, &student->params, err);
+        int projection = dd_match_projection(run->spec, in->base ? &in->base->info.config : NULL);
+        status = dd_params_new_projected(&student->info.config, projection, &student->params, err);
     }
     if (status == DD_OK) {
         student_info(run, student);

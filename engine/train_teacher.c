@@ -248,6 +248,9 @@ enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) {
     run->team = NULL;
     status = answer_everything(&panel, err);
     if (status == DD_OK) {
+        status = dd_run_ask_states(run, err);
+    }
+    if (status == DD_OK) {
         status = dd_team_join(run->input->pool, &run->team, err);
     }
     if (status != DD_OK) {

@@ -197,8 +197,8 @@ const struct dd_spec_field dd_spec_fields[] = {
      AT(layer_map),
      .max = DD_MAX_LAYERS,
      .fallback = NAN,
-     .help = "With init teacher: for each student layer the teacher layer (from 0) it is copied from. Default: evenly "
-             "spaced, last layer included."},
+     .help = "For each student layer the teacher layer (from 0) that it is copied from with init teacher, and matched "
+             "with by hidden_weight and cls_weight. Default: evenly spaced, last layer included."},
     {.name = "hidden_dropout",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,
@@ -387,6 +387,25 @@ const struct dd_spec_field dd_spec_fields[] = {
      .max = 1,
      .fallback = 0,
      .help = "Probability with which a copy's second half is that of another row of the same class."},
+    {.name = "hidden_weight",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(hidden_weight),
+     .max = 1000,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Weight of matching the teacher's hidden states at every token, as TinyBERT does: the mean squared error "
+             "of the embeddings and of each layer against the teacher's layer of layer_map, the last layer at [CLS]. "
+             "A student of another width learns a projection. Costs the most; 1 is usual. 0: off."},
+    {.name = "cls_weight",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(cls_weight),
+     .max = 1000,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Weight of matching the direction of the [CLS] states of each layer with those of the teacher's layer of "
+             "layer_map, as Patient KD does. Nearly free: the teacher's states are computed once and cached. 0: off."},
     {.name = "epochs",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
@@ -633,13 +652,18 @@ bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_fiel
         return false;
     if (!needs_met(spec, field->needs))
         return false;
-    if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER && (int)spec->init != DD_UNSET)
+    if (field->kind == DD_KIND_LAYER_MAP && spec->init != DD_INIT_TEACHER && (int)spec->init != DD_UNSET &&
+        !dd_spec_matches(spec))
         return false;
     if (spec->loss == DD_LOSS_MSE && (field->offset == offsetof(struct dd_spec, temperature) ||
                                       field->offset == offsetof(struct dd_spec, temperature_end)))
         return false;
     unsigned type = (int)spec->optimizer.type == DD_UNSET ? DD_OPTIMIZER_ADAMW : spec->optimizer.type;
     return field->optimizers == 0 || (field->optimizers & (1u << type)) != 0;
+}
+
+bool dd_spec_matches(const struct dd_spec *spec) {
+    return spec->task != DD_TASK_FINETUNE && (spec->hidden_weight > 0 || spec->cls_weight > 0); /* NAN: not given */
 }
 
 void dd_number_text(double value, char out[DD_NUMBER_BYTES]) {

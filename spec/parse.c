@@ -455,7 +455,7 @@ static void check_applies(struct reader *r, const char *prefix) {
         else if (field->needs != DD_NEEDS_NOTHING)
             dd_faults_add(r->faults, pointer, "applies only when %s", dd_needs_text(field->needs));
         else if (field->kind == DD_KIND_LAYER_MAP)
-            dd_faults_add(r->faults, pointer, "applies only when init is \"teacher\"");
+            dd_faults_add(r->faults, pointer, "applies only when init is \"teacher\" or inner states are matched");
         else if (field->optimizers == 0)
             dd_faults_add(r->faults, pointer, "applies only when loss is \"kl\"");
         else

@@ -84,7 +84,7 @@ static void settle_init(struct dd_spec *spec, const struct dd_spec_teacher *base
         return;
     bool fits = base != NULL && spec->hidden_size == base->hidden_size && spec->heads == base->heads &&
                 spec->intermediate_size == base->intermediate_size && spec->layers <= base->layers;
-    spec->init = fits || spec->n_layer_map > 0 ? DD_INIT_TEACHER : DD_INIT_RANDOM;
+    spec->init = fits || (spec->n_layer_map > 0 && !dd_spec_matches(spec)) ? DD_INIT_TEACHER : DD_INIT_RANDOM;
 }
 
 /* An end that is the start is no schedule: one hash for what is one run. */
@@ -138,14 +138,11 @@ static void check_heads(const struct dd_spec *spec, struct dd_faults *faults) {
                   spec->hidden_size, spec->heads, below, above);
 }
 
-static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_teacher *base,
-                               struct dd_faults *faults) {
-    check_same(faults, "/hidden_size", spec->hidden_size, base->hidden_size, "the teacher's, when init is \"teacher\"");
-    check_same(faults, "/intermediate_size", spec->intermediate_size, base->intermediate_size,
-               "the teacher's, when init is \"teacher\"");
+/* The layers that are copied from the teacher or matched with its. */
+static void check_layer_map(const struct dd_spec *spec, const struct dd_spec_teacher *base, struct dd_faults *faults) {
     if (spec->layers > base->layers)
-        dd_faults_add(faults, "/layers", "must be at most the teacher's %d when init is \"teacher\", got %d",
-                      base->layers, spec->layers);
+        dd_faults_add(faults, "/layers", "must be at most the teacher's %d when %s, got %d", base->layers,
+                      spec->init == DD_INIT_TEACHER ? "init is \"teacher\"" : "inner states are matched", spec->layers);
     if (spec->n_layer_map != 0 && spec->n_layer_map != spec->layers)
         dd_faults_add(faults, "/layer_map", "must have an entry for each of the %d layers, has %d", spec->layers,
                       spec->n_layer_map);
@@ -153,6 +150,13 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
         if (spec->layer_map[i] >= base->layers)
             dd_faults_add(faults, "/layer_map", "entry %d must be between 0 and %d, the teacher's last layer; got %d",
                           i, base->layers - 1, spec->layer_map[i]);
+}
+
+static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_teacher *base,
+                               struct dd_faults *faults) {
+    check_same(faults, "/hidden_size", spec->hidden_size, base->hidden_size, "the teacher's, when init is \"teacher\"");
+    check_same(faults, "/intermediate_size", spec->intermediate_size, base->intermediate_size,
+               "the teacher's, when init is \"teacher\"");
 }
 
 enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,
@@ -174,6 +178,8 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     unsigned when = dd_spec_when(spec);
     if (when == DD_WHEN_DISTILL && spec->init == DD_INIT_TEACHER && base_model != NULL)
         check_teacher_init(spec, base_model, faults);
+    if (when == DD_WHEN_DISTILL && base_model != NULL && (spec->init == DD_INIT_TEACHER || dd_spec_matches(spec)))
+        check_layer_map(spec, base_model, faults);
     if (when == DD_WHEN_PRETRAINED && base_model != NULL) {
         const char *why = "the starting model's (leave it out)";
         check_same(faults, "/layers", spec->layers, base_model->layers, why);

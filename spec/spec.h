@@ -65,7 +65,7 @@ struct dd_spec {
     int layers, heads, hidden_size, intermediate_size;
     enum dd_init init;
     char init_model[DD_NAME_BYTES];
-    int layer_map[DD_MAX_LAYERS]; /* teacher layer copied to each student layer, 0-based */
+    int layer_map[DD_MAX_LAYERS]; /* teacher layer that each student layer is copied from and matched with, 0-based */
     int n_layer_map;              /* 0: evenly spaced, last layer included */
     double hidden_dropout, attention_dropout, classifier_dropout;
     char hidden_act[16]; /* gelu, gelu_new, relu */
@@ -76,6 +76,7 @@ struct dd_spec {
     enum dd_flag unlabelled;                            /* train on that split too */
     int augment;                                        /* copies of each training row; 0: none */
     double augment_mask, augment_ngram, augment_splice; /* probabilities; unset without copies */
+    double hidden_weight, cls_weight;                   /* of the matching of inner states; 0: off */
     int epochs, batch_size, max_length;
     uint64_t seed; /* < 2^53 */
     enum dd_precision precision;
@@ -130,7 +131,8 @@ extern const struct dd_preset dd_presets[];
 extern const size_t dd_presets_count;
 cJSON *dd_preset_fields(const char *name); /* NULL: no such preset, or out of memory */
 
-bool dd_name_valid(const char *name); /* [a-z0-9][a-z0-9._-]{0,63} */
+bool dd_spec_matches(const struct dd_spec *spec); /* whether inner states of the teacher are matched */
+bool dd_name_valid(const char *name);             /* [a-z0-9][a-z0-9._-]{0,63} */
 /* For "did you mean": single-byte edits (insert, delete, replace, swap of neighbours) from a to b, of which only the
  * first 64 bytes count. */
 int dd_edit_distance(const char *a, const char *b);

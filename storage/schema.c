@@ -154,7 +154,11 @@ static const char step_3[] =
 static const char step_4[] = "ALTER TABLE epochs ADD COLUMN rollback INTEGER NOT NULL DEFAULT 0;"
                              "ALTER TABLE epochs ADD COLUMN rollback_to INTEGER NOT NULL DEFAULT 0;";
 
-static const char *const migrations[] = {step_1, step_2, step_3, step_4};
+/* Means of the matching losses; NULL where a run matches nothing. */
+static const char step_5[] =
+    "ALTER TABLE epochs ADD COLUMN train_hidden REAL; ALTER TABLE epochs ADD COLUMN train_cls REAL;";
+
+static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

@@ -149,6 +149,7 @@ class Params(ctypes.Structure):
         ("count", ctypes.c_size_t),
         ("tensors", ctypes.POINTER(Tensor)),
         ("n_tensors", ctypes.c_int),
+        ("n_training", ctypes.c_int),
         ("int8", ctypes.c_void_p),
     ]
 
@@ -306,6 +307,8 @@ class Spec(ctypes.Structure):
         ("augment_mask", ctypes.c_double),
         ("augment_ngram", ctypes.c_double),
         ("augment_splice", ctypes.c_double),
+        ("hidden_weight", ctypes.c_double),
+        ("cls_weight", ctypes.c_double),
         ("epochs", ctypes.c_int),
         ("batch_size", ctypes.c_int),
         ("max_length", ctypes.c_int),
@@ -352,7 +355,7 @@ class EpochMetrics(ctypes.Structure):
         *[
             (name, ctypes.c_double)
             for name in (
-                "train_loss", "train_kl", "train_ce", "dev_loss", "accuracy", "macro_precision", "macro_recall",
+                "train_loss", "train_kl", "train_ce", "train_hidden", "train_cls", "dev_loss", "accuracy", "macro_precision", "macro_recall",
                 "macro_f1", "weighted_precision", "weighted_recall", "weighted_f1", "teacher_agreement", "lr",
                 "seconds", "elapsed_seconds", "tokens_per_second",
             )
@@ -413,6 +416,7 @@ class TrainInput(ctypes.Structure):
         ("cache_dir", ctypes.c_char_p),
         ("cancel", ctypes.c_void_p),
         ("checkpoint_seconds", ctypes.c_double),
+        ("states_bytes", ctypes.c_uint64),
         ("card_title", ctypes.c_char_p),
         ("events", TrainEvents),
     ]

@@ -51,7 +51,7 @@ export const GROUPS = [
       'freeze_embeddings',
     ],
   ],
-  ['loss', ['T', 'alpha'], ['loss', 'T_end', 'alpha_end', 'label_smoothing', 'class_weights']],
+  ['loss', ['T', 'alpha'], ['hidden_weight', 'cls_weight', 'loss', 'T_end', 'alpha_end', 'label_smoothing', 'class_weights']],
 ];
 
 /** GROUPS with only the paths that exist, and those that no group names under the last fold. */

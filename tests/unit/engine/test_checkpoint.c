@@ -65,11 +65,15 @@ static void fill_state(struct side *side) {
     s->sum_loss = 0.1 + 0.2;
     s->sum_kl = 1.0 / 3;
     s->sum_ce = 7;
+    s->matches = true;
+    s->sum_hidden = 0.7;
+    s->sum_cls = 1e-3;
     s->sum_rows = 24;
     s->sum_tokens = 240;
     s->elapsed_seconds = 12.5;
     s->epochs_done = 2;
-    s->last = (struct dd_epoch_metrics){.epoch = 2, .train_kl = NAN, .macro_f1 = 0.25, .tokens_per_second = 9};
+    s->last = (struct dd_epoch_metrics){
+        .epoch = 2, .train_kl = NAN, .train_hidden = 0.4, .train_cls = NAN, .macro_f1 = 0.25, .tokens_per_second = 9};
     s->best = (struct dd_epoch_metrics){.epoch = 1, .macro_f1 = 0.5, .is_best = true};
     memset(s->best_sha256, 7, sizeof s->best_sha256);
     s->n_dev = 4;
@@ -116,12 +120,18 @@ static void check_equal(struct side *a, struct side *b) {
     same_double(x->sum_loss, y->sum_loss);
     same_double(x->sum_kl, y->sum_kl);
     same_double(x->sum_ce, y->sum_ce);
+    assert_int_equal(x->matches, y->matches);
+    same_double(x->sum_hidden, y->sum_hidden);
+    same_double(x->sum_cls, y->sum_cls);
     assert_int_equal(x->sum_rows, y->sum_rows);
     assert_int_equal(x->sum_tokens, y->sum_tokens);
     same_double(x->elapsed_seconds, y->elapsed_seconds);
     assert_int_equal(x->epochs_done, y->epochs_done);
     assert_int_equal(x->delivered, y->delivered);
     same_double(x->last.train_kl, y->last.train_kl);
+    same_double(x->last.train_hidden, y->last.train_hidden);
+    same_double(x->last.train_cls, y->last.train_cls);
+    same_double(x->best.train_cls, y->best.train_cls);
     same_double(x->last.tokens_per_second, y->last.tokens_per_second);
     assert_int_equal(x->rollbacks, y->rollbacks);
     assert_int_equal(x->restart_step, y->restart_step);
@@ -202,6 +212,10 @@ static void test_version_1_is_read(void **state) {
     side_init(&written, DD_OPTIMIZER_ADAMW, 0, 0.5f);
     side_init(&read, DD_OPTIMIZER_ADAMW, 0, 0);
     fill_state(&written);
+    written.state.matches = false; /* as all runs of that version */
+    written.state.sum_hidden = written.state.sum_cls = 0;
+    written.state.last.train_hidden = written.state.best.train_hidden = NAN;
+    written.state.last.train_cls = written.state.best.train_cls = NAN;
     write_one(&written, dir, "version-1");
     file_in(path, dir, "checkpoint");
     must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
@@ -264,7 +278,11 @@ static void test_forgeries_are_refused(void **state) {
     static const struct {
         size_t offset;
         uint64_t value;
-    } forged[] = {{144, 1},          /* another number of parameters */
+    } forged[] = {{8, 1}, /* version and extension: none, though the file has one */
+                  {8, 2},
+                  {8, 1 | (uint64_t)48 << 32},
+                  {8, 2 | (uint64_t)96 << 32},
+                  {144, 1},          /* another number of parameters */
                   {144, UINT64_MAX}, /* … whose size overflows */
                   {152, 3},          /* slabs that are not there */
                   {160, UINT64_MAX / 96},

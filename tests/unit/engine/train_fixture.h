@@ -299,11 +299,11 @@ static inline void history_same(const struct history *a, const struct history *b
         const double xs[] = {
             x->train_loss,         x->train_kl,          x->train_ce, x->dev_loss,        x->accuracy,
             x->macro_recall,       x->macro_precision,   x->macro_f1, x->weighted_recall, x->weighted_f1,
-            x->weighted_precision, x->teacher_agreement, x->lr};
+            x->weighted_precision, x->teacher_agreement, x->lr,       x->train_hidden,    x->train_cls};
         const double ys[] = {
             y->train_loss,         y->train_kl,          y->train_ce, y->dev_loss,        y->accuracy,
             y->macro_recall,       y->macro_precision,   y->macro_f1, y->weighted_recall, y->weighted_f1,
-            y->weighted_precision, y->teacher_agreement, y->lr};
+            y->weighted_precision, y->teacher_agreement, y->lr,       y->train_hidden,    y->train_cls};
         for (size_t i = 0; i < DD_ARRAY_LEN(xs); i++) {
             same_double(xs[i], ys[i]);
         }
@@ -355,6 +355,7 @@ struct attempt {
     const char *run; /* name of the run directory */
     int threads;
     double checkpoint_seconds;
+    uint64_t states_bytes;
     struct recorder recorder;
     struct dd_cancel cancel;
     struct dd_train_result result;
@@ -382,6 +383,7 @@ static inline enum dd_status attempt_train(struct attempt *attempt) {
         .cache_dir = cache_dir,
         .cancel = &attempt->cancel,
         .checkpoint_seconds = attempt->checkpoint_seconds,
+        .states_bytes = attempt->states_bytes,
         .card_title = "a tiny model",
         .events = recorder_events(&attempt->recorder)};
     memcpy(input.teachers, attempt->teachers, sizeof input.teachers);

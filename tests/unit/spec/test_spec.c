@@ -103,6 +103,12 @@ static const struct {
     {"{" D "\"init\":\"teacher\",\"layer_map\":[]}", "/layer_map", "for each student layer, or be left out"},
     {"{" D "\"init\":\"teacher\",\"hidden_size\":384}", "/hidden_size", "must be 768, the teacher's"},
     {"{" D "\"init\":\"teacher\",\"layers\":13}", "/layers", "must be at most the teacher's 12"},
+    {"{" D "\"layers\":13,\"hidden_weight\":1}", "/layers", "at most the teacher's 12 when inner states are matched"},
+    {"{" D "\"cls_weight\":1,\"layer_map\":[0,1,12]}", "/layer_map", "entry 2 must be between 0 and 11"},
+    {"{" D "\"init\":\"random\",\"hidden_weight\":0,\"layer_map\":[0,1,2]}", "/layer_map",
+     "or inner states are matched"},
+    {"{" D "\"hidden_weight\":-1}", "/hidden_weight", "must be between 0 and 1000, got -1"},
+    {"{" F "\"cls_weight\":1}", "/cls_weight", "applies only when task is \"distill\""},
     {"{" D "\"heads\":5}", "/heads", "768 is not divisible by 5; try 4 or 6"},
     {"{" D "\"unlabelled\":1}", "/unlabelled", "must be true or false, got 1"},
     {"{" F "\"unlabelled\":true}", "/unlabelled", "applies only when task is \"distill\""},
@@ -403,13 +409,26 @@ static void test_seeds_survive_text(void **state) {
 static void test_hash_sees_results_not_labels(void **state) {
     (void)state;
     static const char *const same[] = {
-        "\"teachers\":[]",   "\"unlabelled\":false", "\"augment\":0",        "\"augment\":0,\"augment_mask\":0.3",
-        "\"name\":\"a\"",    "\"notes\":\"b\"",      "\"tags\":[\"c\"]",     "\"priority\":9",
-        "\"save_as\":\"d\"", "\"alpha\":0.2",        "\"init\":\"teacher\"", "\"epochs\":60"};
-    static const char *const other[] = {"\"alpha\":0.3",       "\"seed\":2",           "\"layers\":2",
-                                        "\"init\":\"random\"", "\"init\":\"model\"",   "\"optimizer\":\"sgd\"",
-                                        "\"batch_size\":31",   "\"hidden_dropout\":0", "\"optimizer\":{\"warmup\":0.2}",
-                                        "\"unlabelled\":true", "\"augment\":2",        "\"teachers\":[\"a\"]"};
+        "\"hidden_weight\":0",  "\"cls_weight\":0",  "\"teachers\":[]",
+        "\"unlabelled\":false", "\"augment\":0",     "\"augment\":0,\"augment_mask\":0.3",
+        "\"name\":\"a\"",       "\"notes\":\"b\"",   "\"tags\":[\"c\"]",
+        "\"priority\":9",       "\"save_as\":\"d\"", "\"alpha\":0.2",
+        "\"init\":\"teacher\"", "\"epochs\":60"};
+    static const char *const other[] = {"\"alpha\":0.3",
+                                        "\"seed\":2",
+                                        "\"layers\":2",
+                                        "\"init\":\"random\"",
+                                        "\"init\":\"model\"",
+                                        "\"optimizer\":\"sgd\"",
+                                        "\"batch_size\":31",
+                                        "\"hidden_dropout\":0",
+                                        "\"optimizer\":{\"warmup\":0.2}",
+                                        "\"unlabelled\":true",
+                                        "\"augment\":2",
+                                        "\"hidden_weight\":0.5",
+                                        "\"cls_weight\":1",
+                                        "\"cls_weight\":1,\"layer_map\":[0,1,2]",
+                                        "\"teachers\":[\"a\"]"};
     struct dd_spec spec;
     struct dd_faults faults;
     dd_faults_init(&faults);

@@ -158,6 +158,8 @@ export default {
   'chart.nothing_yet': 'Nothing to draw yet: the first point comes with the first epoch.',
   'metric.train_loss': 'train total',
   'metric.train_kl': 'train KL',
+  'metric.train_hidden': 'train hidden states',
+  'metric.train_cls': 'train [CLS] states',
   'metric.train_ce': 'train CE',
   'metric.dev_loss': 'dev loss',
   'metric.macro_f1': 'macro-F1',

@@ -43,6 +43,8 @@ export default {
   augment_mask: 'Masked words',
   augment_ngram: 'N-gram samples',
   augment_splice: 'Splices within a class',
+  hidden_weight: 'Weight of hidden states',
+  cls_weight: 'Weight of [CLS] states',
   epochs: 'Epochs',
   batch_size: 'Batch size',
   max_length: 'Longest text, in tokens',

@@ -157,6 +157,8 @@ export default {
   'chart.nothing_yet': '还没有数据：第一轮结束后会出现第一个点。',
   'metric.train_loss': '训练总损失',
   'metric.train_kl': '训练 KL',
+  'metric.train_hidden': '训练隐藏状态',
+  'metric.train_cls': '训练 [CLS] 状态',
   'metric.train_ce': '训练 CE',
   'metric.dev_loss': '开发集损失',
   'metric.macro_f1': '宏 F1',

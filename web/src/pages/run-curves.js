@@ -143,6 +143,8 @@ export function curves(id) {
               { id: 'train_ce', colour: c.ce, dash: [2, 3] },
             ]
           : []),
+        ...(run(id)?.spec?.hidden_weight > 0 ? [{ id: 'train_hidden', colour: c.third, dash: [5, 2] }] : []),
+        ...(run(id)?.spec?.cls_weight > 0 ? [{ id: 'train_cls', colour: c.third, dash: [1, 2] }] : []),
         { id: 'dev_loss', colour: c.dev, width: 2, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
       ],
       { name: t('axis.loss'), log: logY(), format: number },

@@ -1,0 +1,68 @@
+/* match_teacher: the teacher's inner states of one batch, by a forward without dropout.
+ * Threads: the caller's and its team.
+ */
+#include "engine/match.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The states pass through two buffers that alternate, so each is copied when it comes by. */
+static void copy_state(void *context, int state, const float *values, int rows) {
+    struct dd_asker *asker = context;
+    const struct dd_batch *batch = asker->batch;
+    size_t width = (size_t)asker->width;
+    for (int i = 0; i < asker->n_wanted; i++) {
+        const struct dd_wanted_state *wanted = &asker->wanted[i];
+        if (wanted->state != state) {
+            continue;
+        }
+        if (!wanted->cls || rows == batch->n_sequences) {
+            assert(wanted->cls || rows == batch->n_tokens);
+            memcpy(wanted->out, values, (size_t)rows * width * sizeof(float));
+            continue;
+        }
+        for (int s = 0; s < batch->n_sequences; s++) {
+            memcpy(wanted->out + (size_t)s * width, values + (size_t)batch->offsets[s] * width, width * sizeof(float));
+        }
+    }
+}
+
+enum dd_status dd_asker_init(struct dd_asker *asker, const struct dd_model *teacher, int max_tokens, int max_sequences,
+                             int max_length, struct dd_team *team, struct dd_error *err) {
+    const struct dd_bert_config *config = &teacher->info.config;
+    struct dd_asker made = {.params = teacher->params, .width = config->hidden_size, .layers = config->layers};
+    made.logits = dd_calloc((size_t)max_sequences * (size_t)config->n_labels, sizeof *made.logits);
+    if (!made.logits) {
+        return dd_fail_memory(err, (size_t)max_sequences * (size_t)config->n_labels * sizeof *made.logits);
+    }
+    enum dd_status status =
+        dd_bert_new(config, max_tokens, max_sequences, max_length, false, DD_PRECISION_FP32, team, &made.bert, err);
+    if (status != DD_OK) {
+        dd_asker_release(&made);
+        return status;
+    }
+    *asker = made;
+    return DD_OK;
+}
+
+void dd_asker_release(struct dd_asker *asker) {
+    dd_bert_free(asker->bert);
+    free(asker->logits);
+    *asker = (struct dd_asker){0};
+}
+
+void dd_asker_ask(struct dd_asker *asker, const struct dd_batch *batch) {
+    const struct dd_dropout off = {.on = false};
+    bool full = false;
+    for (int i = 0; i < asker->n_wanted; i++) {
+        const struct dd_wanted_state *wanted = &asker->wanted[i];
+        full |= !wanted->cls && wanted->state == asker->layers;
+    }
+    asker->batch = batch;
+    dd_bert_set_full(asker->bert, full);
+    dd_bert_set_tap(asker->bert, copy_state, asker);
+    dd_bert_forward(asker->bert, asker->params, batch, &off, asker->logits);
+    dd_bert_set_tap(asker->bert, NULL, NULL);
+    asker->batch = NULL;
+}
