@@ -3,7 +3,7 @@
  *   keep-runs-days          ended runs with all that they recorded (their models stay: those are deleted by people)
  *   keep-checkpoints-days   checkpoints of failed and cancelled runs, which only a retry needs: it then begins anew,
  *   keep-checkpoints-bytes  to the same bits.  Finished runs have none.
- *   keep-cache-bytes        teachers' logits, least recently used first; they are computed again when needed
+ *   keep-cache-bytes        teachers' logits and states, least recently used first; they are computed again when needed
  *
  * All are off unless configured.  A run with the tag "keep", and every run of a sweep that goes on, is left alone.
  *
@@ -181,7 +181,8 @@ static enum dd_status list_cache(const char *folder, struct cached **ret_items, 
     for (struct dirent *entry; (entry = readdir(dir)) != NULL && count < MAX_FILES;) {
         struct stat info;
         size_t length = strlen(entry->d_name);
-        if (strncmp(entry->d_name, "logits-", 7) != 0 || length < 4 || length >= sizeof items->name ||
+        bool teachers = strncmp(entry->d_name, "logits-", 7) == 0 || strncmp(entry->d_name, "states-", 7) == 0;
+        if (!teachers || length < 4 || length >= sizeof items->name ||
             strcmp(entry->d_name + length - 4, ".bin") != 0 ||
             fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(info.st_mode))
             continue;

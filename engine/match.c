@@ -230,7 +230,7 @@ static void match_pair(struct dd_match *match, struct pair *pair, const struct d
     pair->pieces = dd_pieces(pair->rows, DD_MAX(1, 16384 / spec->teacher_width));
     pair->z = pair->x;
     pair->dz = pair->dx;
-    if (match->projected) {
+    if (at.weight != NULL) {
         struct dd_product project = dd_linear_forward(pair->x, params->slab + at.weight->offset, match->z, pair->rows,
                                                       spec->width, spec->teacher_width);
         project.after = DD_AFTER_BIAS;
@@ -251,7 +251,7 @@ static void match_pair(struct dd_match *match, struct pair *pair, const struct d
     if (pair->cls_step > 0.0) {
         loss->cls += cls / ((double)spec->layers * pair->rows);
     }
-    if (match->projected) {
+    if (at.weight != NULL) {
         project_backward(match, pair, &at, params, grads);
     }
 }

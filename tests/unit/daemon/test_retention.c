@@ -179,7 +179,7 @@ static void test_checkpoints(void **state) {
 static void test_cache(void **state) {
     (void)state;
     put_file("cache", "logits-a.bin", 1000, 300);
-    put_file("cache", "logits-b.bin", 1000, 100);
+    put_file("cache", "states-b.bin", 1000, 100);
     put_file("cache", "logits-c.bin", 1000, 200);
     put_file("cache", "lock", 1000, 1);
     put_file("cache", "logits-d.other", 1000, 1);
@@ -189,7 +189,7 @@ static void test_cache(void **state) {
     assert_int_equal(removed(0, true, 100, NULL), 2);
     assert_int_equal(removed(0, false, 100, NULL), 2);
     assert_true(there("cache", "logits-a.bin") && there("cache", "lock") && there("cache", "logits-d.other"));
-    assert_false(there("cache", "logits-b.bin") || there("cache", "logits-c.bin"));
+    assert_false(there("cache", "states-b.bin") || there("cache", "logits-c.bin"));
 }
 
 int main(void) {

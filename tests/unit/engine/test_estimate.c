@@ -51,6 +51,42 @@ static void test_operations_grow_with_the_work(void **state) {
     assert_int_equal(four.memory_bytes, eight.memory_bytes);
 }
 
+/* What matching keeps is in the memory and on the disk; above the bound the teacher's work is in every epoch. */
+static void test_matching_is_in_it(void **state) {
+    (void)state;
+    struct dd_model *teacher = drawn_model(4, 1);
+    struct dd_bert_config base = teacher->info.config;
+    struct dd_spec spec = tiny_spec(DD_TASK_DISTILL, DD_OPTIMIZER_ADAMW);
+    struct dd_train_estimate none = estimate(&spec, &base);
+    spec.cls_weight = 1;
+    struct dd_train_estimate cls = estimate(&spec, &base);
+    uint64_t rows = dd_dataset_rows(fixture_dataset, DD_SPLIT_TRAIN);
+    assert_int_equal(cls.disk_bytes, none.disk_bytes + rows * 4 * 16 * sizeof(float)); /* 4 layers, 16 wide */
+    assert_true(cls.memory_bytes >= none.memory_bytes + rows * 2 * 16 * sizeof(float));
+    near_double(cls.matmul_flops, none.matmul_flops, none.matmul_flops * 1e-9);
+    spec.hidden_weight = 1;
+    struct dd_train_estimate hidden = estimate(&spec, &base);
+    assert_true(hidden.memory_bytes > cls.memory_bytes && hidden.disk_bytes > cls.disk_bytes);
+    assert_int_equal(hidden.parameters, none.parameters);
+    near_double(hidden.matmul_flops, none.matmul_flops, none.matmul_flops * 1e-9);
+    spec.hidden_size = 32; /* a projection, of which nothing is exported */
+    struct dd_train_estimate projected = estimate(&spec, &base);
+    spec.hidden_weight = spec.cls_weight = 0;
+    struct dd_train_estimate wide = estimate(&spec, &base);
+    assert_int_equal(projected.parameters, wide.parameters);
+    assert_int_equal(projected.model_bytes, wide.model_bytes);
+    assert_true(projected.disk_bytes >= wide.disk_bytes + 3 * 3 * 17 * 32);
+    /* 9 states of at least 500 tokens, 16,000 wide, are over 256 MiB. */
+    base.hidden_size = 16000;
+    base.intermediate_size = 16;
+    base.layers = spec.layers = 8;
+    spec.hidden_size = 16;
+    double unmatched = estimate(&spec, &base).matmul_flops;
+    spec.hidden_weight = 1;
+    assert_true(estimate(&spec, &base).matmul_flops > 2 * unmatched);
+    dd_model_free(teacher);
+}
+
 /* Tokens are guessed from the text; here every word is one or two pieces. */
 static void test_guessed_lengths_are_near(void **state) {
     (void)state;
@@ -66,6 +102,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_of_the_note),
         cmocka_unit_test(test_operations_grow_with_the_work),
+        cmocka_unit_test(test_matching_is_in_it),
         cmocka_unit_test(test_guessed_lengths_are_near),
     };
     return cmocka_run_group_tests(tests, fixture_set_up, fixture_tear_down);
