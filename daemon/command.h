@@ -34,6 +34,7 @@ int dd_token_command(const struct dd_options *options, const char *const *args);
 int dd_backup_command(const struct dd_options *options, const char *const *args);
 int dd_restore_command(const struct dd_options *options, const char *const *args);
 int dd_gc_command(const struct dd_options *options, const char *const *args);
+int dd_doctor_command(const struct dd_options *options, const char *const *args);
 int dd_version_command(const struct dd_options *options, const char *const *args);
 int dd_help_command(const struct dd_options *options, const char *const *args);
 

@@ -95,7 +95,7 @@ static const struct option options[] = {
     {"keep-characters", FLAG, DD_FOR_PRUNE, false, AT(keep_characters),
      .help = "Keep all single ASCII characters and ideographs, too, for texts that are not among these."},
     {"quiet", FLAG, DD_FOR_RUN, false, AT(quiet), .help = "No progress line."},
-    {"json", FLAG, DD_FOR_PREDICT | DD_FOR_LIST | DD_FOR_SHOW | DD_FOR_INSPECT, false, AT(json),
+    {"json", FLAG, DD_FOR_DOCTOR | DD_FOR_PREDICT | DD_FOR_LIST | DD_FOR_SHOW | DD_FOR_INSPECT, false, AT(json),
      .help = "JSON instead of a table."},
     {"max-length", INT, DD_FOR_PREDICT | DD_FOR_QUANTIZE, false, AT(max_length), .min = 4, .max = 8192, .value = "N",
      .fallback = "the model's", .help = "Tokens of a text that count."},

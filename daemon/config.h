@@ -24,6 +24,7 @@ enum {
     DD_FOR_TOKEN = 1u << 16, /* from here on: commands that look after a data directory */
     DD_FOR_BACKUP = 1u << 17,
     DD_FOR_GC = 1u << 18,
+    DD_FOR_DOCTOR = 1u << 19, /* beside DD_FOR_SERVE: it looks at what serve would do */
 };
 
 struct dd_options { /* strings are owned; NULL where there is none */

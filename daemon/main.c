@@ -65,6 +65,13 @@ static const struct dd_command commands[] = {
      "keep-cache-bytes;\n"
      "without them nothing is removed. The daemon looks by itself at its start and once an hour.\n",
      0, 0, dd_gc_command},
+    {"doctor", DD_FOR_SERVE | DD_FOR_DOCTOR, "", "look whether machine, configuration and data are as they should be",
+     "Takes the options of serve and looks at what serve would do with them, also while it runs: processor, limits, "
+     "clock,\n"
+     "address, tokens, rights, space, the database, and the checksum of every data set, model, checkpoint and cache "
+     "file.\n"
+     "Exits 1 when something fails; a warning is no failure.\n",
+     0, 0, dd_doctor_command},
     {"version", 0, "", "print the version", "", 0, 0, dd_version_command},
     {"help", 0, "[COMMAND | config]", "this text, a command's, or the sample configuration file", "", 0, 1,
      dd_help_command},
