@@ -171,7 +171,7 @@ if (noShared) {
 if (!encoder) console.error('packages8 is left out: its teacher needs the Python environment of tests/requirements.txt (DISTILLD_VENV)');
 const dataDir = resolve(build, 'quality');
 mkdirSync(dataDir, { recursive: true });
-daemon = await Daemon.start({ dataDir, args: ['--workers', '2', ...(encoder ? ['--model-root', encoder] : [])] });
+daemon = await Daemon.start({ dataDir, args: ['--workers', '2', ...(encoder ? ['--model-root', join(encoder, '..')] : [])] });
 try {
   if (encoder && (await daemon.call('GET', '/models/encoder')).status !== 200) await daemon.post('/models', { name: 'encoder', path: encoder });
   const results = [];

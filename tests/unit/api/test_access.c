@@ -180,7 +180,8 @@ static void test_revoked(void **state) {
     sign_in(READ, read);
     int fd = client_connect();
     char request[400];
-    snprintf(request, sizeof request, "GET " V1 "/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n", full);
+    snprintf(request, sizeof request, "GET " V1 "/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n",
+             full);
     assert_true(client_send(fd, request, strlen(request)));
     char first;
     assert_int_equal(recv(fd, &first, 1, 0), 1); /* the stream is open */
