@@ -152,7 +152,7 @@ struct dd_params {
     size_t count;
     struct dd_tensor *tensors; /* in slab order */
     int n_tensors;
-    int n_training; /* of them, the last ones: only there while training (match.h), never exported */
+    int n_training;       /* of them, the last ones: only there while training (match.h), never exported */
     struct dd_int8 *int8; /* owned: what the slab does not hold because it is kept as int8; else NULL */
 };
 enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_params **ret_params,
