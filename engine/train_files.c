@@ -252,8 +252,10 @@ enum dd_status dd_run_load_best(struct dd_run *run, struct dd_error *err) {
     if (status != DD_OK) {
         return status;
     }
-    assert(best->params->count == params->count); /* it is what was saved there, so it has the student's shape */
-    memcpy(params->slab, best->params->slab, params->count * sizeof(float));
+    /* It is what was saved there, so it has the student's shape; what only training has begins anew. */
+    assert(best->params->n_tensors == params->n_tensors - params->n_training);
+    dd_params_init(params, &run->student->info.config, run->spec->seed);
+    memcpy(params->slab, best->params->slab, best->params->count * sizeof(float));
     dd_model_free(best);
     return DD_OK;
 }

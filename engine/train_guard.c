@@ -8,9 +8,10 @@
  * The last two count only once the best epoch has LEARNT times the macro-F1 of answering the most frequent class: a run
  * that has hardly begun to tell classes apart goes to and fro between them, and needs its full learning rate.
  * Then the run goes back: the weights of best-<epoch>/ (the first weights, while no epoch is good), moments and average
- * begun anew, half the learning rate.  Moments of the best epoch are not kept: they would cost two more slabs on disk,
- * and those that led to a collapse are the last thing to keep.  A new start of AdamW is safe because its bias
- * correction starts anew, too, and lr rises again (dd_optimizer_restart).
+ * begun anew (the projection of matching as well, which no model keeps), half the learning rate.  Moments of the best
+ * epoch are not kept: they would cost two more slabs on disk, and those that led to a collapse are the last thing to
+ * keep.  A new start of AdamW is safe because its bias correction starts anew, too, and lr rises again
+ * (dd_optimizer_restart).
  *
  * Epochs and steps count on.  Order and dropout are functions of them, so the run does not take the same path again;
  * what was collapsed stays in the history, marked by dd_epoch_metrics.rollback.  It happens at most ROLLBACKS times,

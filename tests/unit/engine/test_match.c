@@ -350,6 +350,59 @@ static void test_bf16_matches_too(void **state) {
     }
 }
 
+/* A trained student collapses as lr rises; its best epoch's directory has no projection. */
+static void collapsing_attempt(struct attempt *attempt, const struct dd_model *wide, const char *run, int number) {
+    *attempt = (struct attempt){.base = wide,
+                                .init = teacher,
+                                .run = run,
+                                .threads = 1 + number % 3,
+                                .spec = tiny_spec(DD_TASK_DISTILL, DD_OPTIMIZER_ADAMW)};
+    attempt->spec.init = DD_INIT_MODEL;
+    snprintf(attempt->spec.init_model, sizeof attempt->spec.init_model, "teacher");
+    attempt->spec.layers = 3;
+    attempt->spec.epochs = 6;
+    attempt->spec.hidden_weight = 0.01;
+    attempt->spec.cls_weight = 0.01;
+    attempt->spec.guard = DD_FLAG_YES;
+    attempt->spec.optimizer.lr = 0.1;
+    attempt->spec.optimizer.warmup = 1;
+    attempt->spec.optimizer.max_grad_norm = 0;
+    char name[64];
+    snprintf(name, sizeof name, "%s-%d.bin", run, number);
+    fixture_path(attempt->recorder.path, name);
+}
+
+static void test_the_guard_begins_the_projection_anew(void **state) {
+    (void)state;
+    static const int points[] = {30, 20, 0};
+    static struct history straight, paused;
+    struct attempt attempt = {.run = "wide", .threads = 1, .spec = tiny_spec(DD_TASK_FINETUNE, DD_OPTIMIZER_ADAMW)};
+    attempt.spec.layers = 3;
+    attempt.spec.hidden_size = 24;
+    must(attempt_train(&attempt), &attempt.err);
+    struct dd_model *wide = NULL;
+    must(dd_model_load(attempt.result.best_dir, &wide, &attempt.err), &attempt.err);
+    memset(&straight, 0, sizeof straight);
+    memset(&paused, 0, sizeof paused);
+    collapsing_attempt(&attempt, wide, "collapsed", 0);
+    must(attempt_train(&attempt), &attempt.err);
+    history_fold(&straight, attempt.recorder.path);
+    int back = 0;
+    for (int e = 1; e <= 6; e++) {
+        back += straight.epochs[e].metrics.rollback_to > 0;
+    }
+    assert_true(back > 0);
+    for (int n = 0; n < 3; n++) {
+        collapsing_attempt(&attempt, wide, "collapsed-paused", n);
+        attempt.recorder.stop_at = points[n];
+        attempt.recorder.stop = DD_STOP_PAUSE;
+        assert_int_equal(attempt_train(&attempt), points[n] ? DD_STOPPED : DD_OK);
+        history_fold(&paused, attempt.recorder.path);
+    }
+    history_same(&straight, &paused, 6, 54);
+    dd_model_free(wide);
+}
+
 static void test_impossible_maps_are_refused(void **state) {
     (void)state;
     struct attempt attempt;
@@ -397,6 +450,7 @@ int main(void) {
         cmocka_unit_test(test_kept_and_asked_states_are_the_same),
         cmocka_unit_test(test_the_projection_is_not_exported),
         cmocka_unit_test(test_bf16_matches_too),
+        cmocka_unit_test(test_the_guard_begins_the_projection_anew),
         cmocka_unit_test(test_impossible_maps_are_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
