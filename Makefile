@@ -16,7 +16,7 @@ FOLDERS := base spec engine storage api daemon
 
 WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wformat=2 \
         -Wpointer-arith -Wcast-qual -Wundef -Werror
-PKGS := libmicrohttpd libcjson sqlite3 libutf8proc libarchive zlib nettle libcurl
+PKGS := libmicrohttpd gnutls libcjson sqlite3 libutf8proc libarchive zlib nettle libcurl
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE $(shell pkg-config --cflags $(PKGS) openblas 2>/dev/null)
 CFLAGS   += -std=gnu17 $(OPT) -g -fPIC -fno-omit-frame-pointer -fstack-protector-strong $(WARN) $(SAN)
 LDFLAGS  += $(SAN) -Wl,-z,relro,-z,now -Wl,--as-needed

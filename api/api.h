@@ -124,6 +124,8 @@ struct dd_api_ops {
 
 enum dd_status dd_api_start(const struct dd_api_config *config, const struct dd_api_ops *ops, struct dd_api **ret_api,
                             struct dd_error *err) DD_MUST_CHECK;
+/* Reads certificate and key again: new connections get them.  After a failure the old ones stay. */
+enum dd_status dd_api_reload_tls(struct dd_api *api, struct dd_error *err) DD_MUST_CHECK;
 void dd_api_address(const struct dd_api *api, char *out, size_t out_bytes); /* "http://127.0.0.1:8080" */
 /* Stops accepting, ends event streams, waits for running requests at most drain_ms, frees. */
 void dd_api_stop(struct dd_api *api, int drain_ms);

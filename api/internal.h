@@ -6,6 +6,8 @@
 #ifndef DD_API_INTERNAL_H
 #define DD_API_INTERNAL_H
 
+#include <gnutls/abstract.h>
+#include <gnutls/gnutls.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -182,7 +184,7 @@ struct dd_api {
     bool listen_any, listen_loopback;
     unsigned port;
     char boot[9];
-    char *tls_cert_pem, *tls_key_pem;
+    struct dd_tls *tls;             /* NULL: plain HTTP */
     char *openapi, *openapi_pretty; /* rendered once */
     struct dd_jobs *jobs;
     struct dd_events *events;
@@ -232,6 +234,16 @@ bool dd_is_api_path(const char *path); /* needs the token */
 /* Address of who is asking, "?" when there is none. */
 #define DD_PEER_TEXT_BYTES INET6_ADDRSTRLEN
 void dd_peer_text(const struct dd_request *request, char out[DD_PEER_TEXT_BYTES]);
+
+/* --- TLS (tls.c) ----------------------------------------------------------------------------------------------------
+ */
+
+struct dd_tls; /* at most one a process */
+enum dd_status dd_tls_new(const char *cert_path, const char *key_path, struct dd_tls **ret_tls,
+                          struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_tls_load(struct dd_tls *tls, struct dd_error *err) DD_MUST_CHECK; /* again; else all stays */
+void dd_tls_free(struct dd_tls *tls);                                               /* when no handshake can come */
+gnutls_certificate_retrieve_function2 dd_tls_retrieve; /* what libmicrohttpd asks at a handshake */
 
 /* --- access (access.c, session.c) -----------------------------------------------------------------------------------
  */

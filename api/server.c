@@ -115,16 +115,14 @@ static enum dd_status copy_config(struct dd_api *api, const struct dd_api_config
     return DD_OK;
 }
 
-static enum dd_status read_tls(struct dd_api *api, const struct dd_api_config *config, struct dd_error *err) {
+static enum dd_status start_tls(struct dd_api *api, const struct dd_api_config *config, struct dd_error *err) {
     if (config->tls_cert == NULL && config->tls_key == NULL) {
         return DD_OK;
     }
     if (config->tls_cert == NULL || config->tls_key == NULL) {
         return dd_fail(err, DD_INVALID, "tls_incomplete", "TLS needs a certificate and a key");
     }
-    size_t len;
-    enum dd_status status = dd_file_read(config->tls_cert, 1u << 20, &api->tls_cert_pem, &len, err);
-    return status != DD_OK ? status : dd_file_read(config->tls_key, 1u << 20, &api->tls_key_pem, &len, err);
+    return dd_tls_new(config->tls_cert, config->tls_key, &api->tls, err);
 }
 
 /* What an earlier process left behind. */
@@ -218,15 +216,16 @@ static size_t keep_escapes(void *context, struct MHD_Connection *connection, cha
 static enum dd_status start_mhd(struct dd_api *api, struct dd_error *err) {
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     flags |= strchr(api->listen_host, ':') != NULL ? MHD_USE_IPv6 : 0;
-    flags |= api->tls_cert_pem != NULL ? MHD_USE_TLS : 0;
+    flags |= api->tls != NULL ? MHD_USE_TLS : 0;
     /* On loopback every client has one address, so a limit a peer would be a limit for all. */
     unsigned most = (unsigned)api->config.max_connections;
     unsigned per_peer = api->listen_loopback ? 0 : DD_MAX(most / 2, 1u);
     struct MHD_OptionItem tls[] = {
-        {MHD_OPTION_HTTPS_MEM_CERT, 0, api->tls_cert_pem},
-        {MHD_OPTION_HTTPS_MEM_KEY, 0, api->tls_key_pem},
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
+    gnutls_certificate_retrieve_function2 *retrieve = dd_tls_retrieve;
+    memcpy(&tls[0].ptr_value, &retrieve, sizeof retrieve); /* C has no cast from a function to void * */
     struct MHD_OptionItem no_tls[] = {{MHD_OPTION_END, 0, NULL}};
     api->mhd = MHD_start_daemon(flags, 0, NULL, NULL, dd_request_handle, api, MHD_OPTION_EXTERNAL_LOGGER, log_mhd, NULL,
                                 MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_CONNECTION_LIMIT, most,
@@ -235,11 +234,9 @@ static enum dd_status start_mhd(struct dd_api *api, struct dd_error *err) {
                                 (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_URI_LOG_CALLBACK, dd_request_begin, api,
                                 MHD_OPTION_NOTIFY_COMPLETED, dd_request_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
                                 count_connection, api, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-                                MHD_OPTION_ARRAY, api->tls_cert_pem != NULL ? tls : no_tls, MHD_OPTION_END);
+                                MHD_OPTION_ARRAY, api->tls != NULL ? tls : no_tls, MHD_OPTION_END);
     if (api->mhd == NULL) {
-        return dd_fail(
-            err, DD_IO, "http_start_failed", "the HTTP server cannot start%s",
-            api->tls_cert_pem != NULL ? ": check that the TLS certificate and key are PEM and belong together" : "");
+        return dd_fail(err, DD_IO, "http_start_failed", "the HTTP server cannot start");
     }
     return DD_OK;
 }
@@ -265,8 +262,7 @@ static void free_api(struct dd_api *api) {
     free(api->hosts);
     dd_free_ptr(&api->config.listen);
     dd_free_ptr(&api->config.upload_dir);
-    free(api->tls_cert_pem);
-    free(api->tls_key_pem);
+    dd_tls_free(api->tls);
     free(api->openapi);
     free(api->openapi_pretty);
     pthread_mutex_destroy(&api->claims_lock);
@@ -300,7 +296,7 @@ enum dd_status dd_api_start(const struct dd_api_config *config, const struct dd_
     enum dd_status status = dd_random_bytes(boot, sizeof boot, err);
     dd_hex(boot, sizeof boot, api->boot);
     status = status == DD_OK ? copy_config(api, config, err) : status;
-    status = status == DD_OK ? read_tls(api, config, err) : status;
+    status = status == DD_OK ? start_tls(api, config, err) : status;
     status = status == DD_OK ? empty_upload_dir(config->upload_dir, err) : status;
     status = status == DD_OK ? render_openapi(api, err) : status;
     status = status == DD_OK ? open_socket(api, err) : status;
@@ -317,10 +313,14 @@ enum dd_status dd_api_start(const struct dd_api_config *config, const struct dd_
     return DD_OK;
 }
 
+enum dd_status dd_api_reload_tls(struct dd_api *api, struct dd_error *err) {
+    return api->tls != NULL ? dd_tls_load(api->tls, err) : DD_OK;
+}
+
 void dd_api_address(const struct dd_api *api, char *out, size_t out_bytes) {
     bool v6 = strchr(api->listen_host, ':') != NULL;
-    snprintf(out, out_bytes, "%s://%s%s%s:%u", api->tls_cert_pem != NULL ? "https" : "http", v6 ? "[" : "",
-             api->listen_host, v6 ? "]" : "", api->port);
+    snprintf(out, out_bytes, "%s://%s%s%s:%u", api->tls != NULL ? "https" : "http", v6 ? "[" : "", api->listen_host,
+             v6 ? "]" : "", api->port);
 }
 
 void dd_api_get_stats(const struct dd_api *api, struct dd_api_stats *ret_stats) {

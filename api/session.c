@@ -16,7 +16,7 @@ void dd_session_cookie_name(const struct dd_api *api, char out[32]) {
 static void set_cookie(struct dd_request *request, const char *value, int seconds) {
     char name[32], header[256];
     const char *origin = request->headers.origin;
-    bool secure = request->api->tls_cert_pem != NULL || (origin != NULL && strncmp(origin, "https://", 8) == 0);
+    bool secure = request->api->tls != NULL || (origin != NULL && strncmp(origin, "https://", 8) == 0);
     dd_session_cookie_name(request->api, name);
     snprintf(header, sizeof header, "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=Strict%s", name, value, seconds,
              secure ? "; Secure" : "");

@@ -4,9 +4,9 @@
  * Stop: no new work, jobs are asked to checkpoint, HTTP drains, threads end, storage is closed.  A second SIGTERM or
  * SIGINT, or five seconds, end it at once: what was training goes on from its last checkpoint, as after a crash.
  *
- * Threads: main blocks every signal before any other thread is started and takes them one by one with sigtimedwait.
+ * Threads: main blocks every signal before any other thread is started and takes them one by one with sigtimedwait
+ * (watch.c).
  */
-#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -18,8 +18,6 @@
 
 #define STOP_MS 4500 /* of the five seconds that are promised */
 #define DRAIN_MS 1000
-#define RETENTION_SECONDS 3600
-#define RETENTION_ITEMS 50
 #define MODEL_CACHE_SHARE 16 /* of the memory limit, for models that answer predict */
 
 static void log_setup(const struct dd_options *options) {
@@ -141,54 +139,6 @@ static bool stop(struct dd_daemon *daemon, const sigset_t *signals) {
     return true;
 }
 
-/* The log level of a changed configuration file. */
-static void reload(const struct dd_options *o) {
-    struct dd_options fresh;
-    struct dd_error err;
-    const char *none[2];
-    char option[] = "--config", *argv[] = {option, o->config, NULL};
-    enum dd_log_level level;
-    dd_notify("RELOADING=1");
-    if (dd_options_read(DD_FOR_SERVE, o->config != NULL ? 2 : 0, argv, &fresh, none, &err) != DD_OK) {
-        dd_log(DD_LOG_ERROR, "serve", "the configuration was not read again: %s", err.message);
-    } else {
-        const char *name = fresh.log_level != NULL ? fresh.log_level : "info";
-        if (dd_log_level_parse(name, &level))
-            dd_log_set_level(level);
-        dd_log(DD_LOG_INFO, "serve", "log level is %s", name);
-        dd_options_release(&fresh);
-    }
-    dd_notify("READY=1");
-}
-
-/* A little at a time: signals wait meanwhile.  True when there is more. */
-static bool retain(struct dd_daemon *daemon) {
-    struct dd_error err;
-    cJSON *json = NULL;
-    if (dd_retention_pass(daemon, dd_clock_wall_ms(), false, RETENTION_ITEMS, &json, &err) != DD_OK) {
-        dd_log(DD_LOG_WARNING, "retention", "what is old could not be removed: %s", err.message);
-        return false;
-    }
-    bool more = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "more"));
-    cJSON_Delete(json);
-    return more;
-}
-
-static void wait_for_end(struct dd_daemon *daemon, const sigset_t *signals) {
-    for (bool more = retain(daemon);;) {
-        const struct timespec pause = {.tv_sec = more ? 0 : RETENTION_SECONDS};
-        int number = sigtimedwait(signals, NULL, &pause);
-        if (number == SIGHUP)
-            reload(daemon->options);
-        else if (number == SIGTERM || number == SIGINT)
-            return;
-        else if (number < 0 && errno == EAGAIN)
-            more = retain(daemon);
-        else if (number < 0 && errno != EINTR)
-            return;
-    }
-}
-
 int dd_serve_command(const struct dd_options *options, const char *const *args) {
     (void)args;
     static struct dd_daemon daemon; /* static: threads that outlive a forced stop may still read it */
@@ -220,7 +170,7 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
            daemon.data_dir, daemon.n_workers, daemon.n_workers == 1 ? "" : "s", daemon.n_threads,
            daemon.n_threads == 1 ? "" : "s", dd_engine_blas());
     dd_notify("READY=1");
-    wait_for_end(&daemon, &signals);
+    dd_watch_until_stopped(&daemon, &signals);
     dd_notify("STOPPING=1");
     dd_log(DD_LOG_INFO, "serve", "stopping");
     if (!stop(&daemon, &signals)) {

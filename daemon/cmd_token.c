@@ -42,7 +42,7 @@ static int list(const char *dir, struct dd_error *err) {
     return 0;
 }
 
-static int revoke(const char *dir, const char *name, struct dd_error *err) {
+static int revoke_token(const char *dir, const char *name, struct dd_error *err) {
     enum dd_status status = dd_admin_become_owner(dir, err);
     if (status == DD_OK)
         status = dd_token_revoke(dir, name, err);
@@ -60,7 +60,7 @@ int dd_token_command(const struct dd_options *options, const char *const *args) 
     if (!is_list && args[1] != NULL && strcmp(args[0], "create") == 0)
         return create(dir, args[1], options->read_only ? DD_SCOPE_READ : DD_SCOPE_FULL, &err);
     if (!is_list && args[1] != NULL && strcmp(args[0], "revoke") == 0)
-        return revoke(dir, args[1], &err);
+        return revoke_token(dir, args[1], &err);
     fprintf(stderr, "distilld: usage: distilld token create NAME [--read-only] | list | revoke NAME\n");
     return DD_EXIT_USAGE;
 }

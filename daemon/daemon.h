@@ -14,6 +14,7 @@
 #define DD_DAEMON_DAEMON_H
 
 #include <limits.h>
+#include <signal.h>
 
 #include <cjson/cJSON.h>
 
@@ -195,6 +196,8 @@ struct dd_progress {
 };
 void dd_workers_progress(struct dd_workers *workers, int64_t experiment_id, struct dd_progress *ret_progress);
 int dd_workers_busy(struct dd_workers *workers);
+/* A run that has not advanced for limit_us or longer, and for how long; 0: there is none. */
+int64_t dd_workers_stuck(struct dd_workers *workers, int64_t limit_us, int64_t *ret_quiet_us);
 double dd_workers_tokens_per_second(struct dd_workers *workers); /* of all that train */
 
 /* --- service_*.c ---------------------------------------------------------------------------------------------------
@@ -319,5 +322,13 @@ enum dd_status dd_retention_pass(struct dd_daemon *daemon, int64_t now_ms, bool 
  */
 
 void dd_notify(const char *state); /* "READY=1"; nothing without $NOTIFY_SOCKET */
+/* How long systemd waits for WATCHDOG=1; 0: it does not watch this process. */
+int64_t dd_notify_watchdog_us(void);
+
+/* --- watch.c -------------------------------------------------------------------------------------------------------
+ */
+
+/* Until SIGTERM or SIGINT, which like SIGHUP must be in signals and blocked in all threads. */
+void dd_watch_until_stopped(struct dd_daemon *daemon, const sigset_t *signals);
 
 #endif

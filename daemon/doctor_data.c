@@ -119,7 +119,7 @@ static void look_at_run(struct tally *tally, const char *path, const char *id) {
 }
 
 static void look_at_cached(struct tally *tally, const char *path, const char *name) {
-    if (strncmp(name, "logits-", 7) == 0)
+    if (strncmp(name, "logits-", 7) == 0 || strncmp(name, "states-", 7) == 0)
         look_at_sealed(tally, path, name);
 }
 

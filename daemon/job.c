@@ -30,7 +30,12 @@ void dd_job_logf(struct dd_job *job, enum dd_log_level level, const char *fmt, .
         dd_publish(job->daemon, "log", job->id, dd_log_json(&row));
 }
 
+void dd_job_advance(struct dd_job *job) {
+    atomic_store(&job->advanced_us, dd_clock_mono_us());
+}
+
 void dd_job_phase(struct dd_job *job, const char *phase, double done) {
+    dd_job_advance(job);
     pthread_mutex_lock(&job->lock);
     bool changed = strcmp(job->progress.phase, phase) != 0;
     job->progress.known = true;
@@ -122,6 +127,7 @@ static void keep_step(struct dd_job *job, const struct dd_step_metrics *step) {
 
 static void on_step(void *context, const struct dd_step_metrics *step) {
     struct dd_job *job = context;
+    dd_job_advance(job);
     pthread_mutex_lock(&job->lock);
     job->progress.step = *step;
     pthread_mutex_unlock(&job->lock);
@@ -182,6 +188,7 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *m, 
     if (status != DD_OK)
         return status;
     bool stop = false;
+    dd_job_advance(job);
     status = dd_storage_epoch_put(job->daemon->storage, job->id, &row, &set, job->steps, job->n_steps, &stop, err);
     dd_prediction_set_release(&set);
     if (status != DD_OK)

@@ -17,7 +17,8 @@ struct dd_job {
     uint64_t memory_bytes;
 
     pthread_mutex_t lock;
-    struct dd_progress progress; /* guarded by lock */
+    struct dd_progress progress;     /* guarded by lock */
+    atomic_int_fast64_t advanced_us; /* mono: the last sign of life (dd_job_advance) */
 
     /* Only the worker's thread: steps that are not yet in storage, and those not yet sent. */
     struct dd_step_row *steps;
@@ -28,6 +29,7 @@ struct dd_job {
 };
 
 struct dd_train_events dd_job_events(struct dd_job *job);
+void dd_job_advance(struct dd_job *job); /* the run has got on: the watchdog is fed as long as this is called */
 void dd_job_phase(struct dd_job *job, const char *phase, double done);
 void dd_job_logf(struct dd_job *job, enum dd_log_level level, const char *fmt, ...) DD_PRINTF(3, 4);
 /* All steps and the progress into storage: before the state changes, so that who sees the new state sees how far it

@@ -12,7 +12,8 @@ static const struct dd_command commands[] = {
     {"serve", DD_FOR_SERVE, "", "run the daemon",
      "Takes experiments over HTTP, trains them in worker threads, shows them in the dashboard. SIGTERM and Ctrl-C stop "
      "it\n"
-     "cleanly within five seconds; what was training goes on at the next start. SIGHUP reads the log level again.\n",
+     "cleanly within five seconds; what was training goes on at the next start. SIGHUP reads the\nlog level, the "
+     "certificate and its key again.\n",
      0, 0, dd_serve_command},
     {"run", DD_FOR_RUN, "SPEC.json", "train one experiment in the foreground, without a daemon",
      "SPEC.json is what POST /experiments takes; - reads it from standard input. dataset, teacher, model, vocabulary "

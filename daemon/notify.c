@@ -10,6 +10,15 @@
 
 #include "daemon/daemon.h"
 
+int64_t dd_notify_watchdog_us(void) {
+    const char *time = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+    char *end;
+    if (time == NULL || (pid != NULL && strtoll(pid, NULL, 10) != (long long)getpid()))
+        return 0;
+    long long us = strtoll(time, &end, 10);
+    return *end == '\0' && us > 0 ? us : 0;
+}
+
 void dd_notify(const char *state) {
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un address = {.sun_family = AF_UNIX};

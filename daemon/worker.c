@@ -122,6 +122,21 @@ int dd_workers_busy(struct dd_workers *workers) {
     return busy;
 }
 
+int64_t dd_workers_stuck(struct dd_workers *workers, int64_t limit_us, int64_t *ret_quiet_us) {
+    int64_t stuck = 0;
+    pthread_mutex_lock(&workers->lock);
+    for (int i = 0; i < workers->count && stuck == 0; i++) {
+        struct dd_job *job = &workers->jobs[i];
+        int64_t quiet_us = dd_clock_mono_us() - atomic_load(&job->advanced_us);
+        if (job->id != 0 && quiet_us >= limit_us) {
+            stuck = job->id;
+            *ret_quiet_us = quiet_us;
+        }
+    }
+    pthread_mutex_unlock(&workers->lock);
+    return stuck;
+}
+
 double dd_workers_tokens_per_second(struct dd_workers *workers) {
     double sum = 0;
     pthread_mutex_lock(&workers->lock);
@@ -153,6 +168,7 @@ static void reserve_memory(struct dd_workers *workers, struct dd_job *job, uint6
             pthread_mutex_lock(&workers->lock);
             continue;
         }
+        dd_job_advance(job);
         wait_for(&workers->wake, &workers->lock, 1000);
     }
     workers->memory_bytes += bytes;
@@ -306,6 +322,7 @@ static bool next_job(struct dd_workers *workers, struct dd_job *job) {
         enum dd_status status = dd_storage_claim(workers->daemon->storage, &id, &err);
         if (status == DD_OK && id != 0) {
             job->id = id;
+            dd_job_advance(job);
             atomic_store(&job->cancel.requested, DD_STOP_NONE);
             pthread_mutex_unlock(&workers->lock);
             return true;

@@ -206,9 +206,10 @@ static void remove_leftovers(const struct entry *entry, const char *cache_dir) {
 
 /* --- the lock --------------------------------------------------------------------------------------------------- */
 
-/* *ret_fd holds the lock until it is closed; -1 where the file system cannot lock. */
-static enum dd_status entry_lock(const struct entry *entry, const char *cache_dir, const struct dd_cancel *cancel,
-                                 int *ret_fd, struct dd_error *err) {
+/* *ret_fd holds the lock until it is closed; -1 where the file system cannot lock.  Who waits says so again and again:
+ * a run that waits for another is not stuck. */
+static enum dd_status entry_lock(const struct entry *entry, const char *cache_dir, const struct dd_progress *progress,
+                                 const struct dd_cancel *cancel, int *ret_fd, struct dd_error *err) {
     char path[4096];
     enum dd_status status = dd_path_join(path, sizeof path, err, cache_dir, "lock", NULL);
     if (status != DD_OK) {
@@ -231,6 +232,7 @@ static enum dd_status entry_lock(const struct entry *entry, const char *cache_di
             close(fd);
             return dd_fail(err, DD_STOPPED, "stopped", "stopped while another run asked the teacher");
         }
+        dd_progress_report(progress, 0);
         nanosleep(&(struct timespec){.tv_nsec = WAIT_NS}, NULL);
     }
     *ret_fd = fd;
@@ -401,7 +403,7 @@ static enum dd_status cached(const struct kind *kind, const struct dd_states_wan
     status = entry_read(&entry, logits, NULL);
     if (status != DD_OK) {
         int lock = -1;
-        status = entry_lock(&entry, cache_dir, cancel, &lock, err);
+        status = entry_lock(&entry, cache_dir, progress, cancel, &lock, err);
         if (status == DD_OK) {
             status = fill(&entry, lock >= 0, teacher, packed, max_length, cache_dir, pool, events, progress, cancel,
                           logits, &computed, err);
