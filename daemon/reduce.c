@@ -45,7 +45,8 @@ static size_t reduce(const struct table *t, size_t n, size_t max_points) {
     size_t columns = DD_MIN(t->n_offsets, (max_points - 2) / 2), each = 2 * columns;
     size_t stretches = (max_points - 2) / each, inner = n - 2, kept = 1;
     for (size_t s = 0; s < stretches; s++) {
-        size_t first = 1 + inner * s / stretches, last = 1 + inner * (s + 1) / stretches, picks[2 * MOST_COLUMNS];
+        size_t first = 1 + inner * s / stretches, last = 1 + inner * (s + 1) / stretches;
+        size_t picks[2 * MOST_COLUMNS] = {0};
         if (first >= last)
             continue;
         for (size_t k = 0; k < columns; k++)
