@@ -237,6 +237,11 @@ enum dd_status dd_evaluate(const struct dd_model *model, struct dd_pool *pool, i
                            struct dd_report *ret_report, struct dd_error *err) DD_MUST_CHECK;
 /* Class names of a data set, for reports; free() the array only. */
 const char **dd_class_names(const struct dd_dataset *dataset);
+/* The stem of an exported file, as in the note: "milk_epoch_24_p_1.0000_r_1.0000_f_1.0000", precision, recall and F1
+ * being macro averages on dev, the epoch counted from 1; just the name where any of them is unknown (epoch 0, NAN). */
+#define DD_EXPORT_NAME_BYTES 128
+void dd_export_name(const char *name, int epoch, double precision, double recall, double f1,
+                    char out[DD_EXPORT_NAME_BYTES]);
 /* A directory as .tar.gz in an unnamed file of the uploads folder. */
 enum dd_status dd_answer_archive(struct dd_daemon *daemon, const char *dir, const char *root,
                                  const struct dd_cancel *cancel, struct dd_api_result *result,

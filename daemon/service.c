@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -236,6 +237,15 @@ enum dd_status dd_evaluate(const struct dd_model *model, struct dd_pool *pool, i
     free(rows);
     free(gold);
     return status;
+}
+
+void dd_export_name(const char *name, int epoch, double precision, double recall, double f1,
+                    char out[DD_EXPORT_NAME_BYTES]) {
+    if (epoch > 0 && isfinite(precision + recall + f1))
+        snprintf(out, DD_EXPORT_NAME_BYTES, "%.*s_epoch_%d_p_%.4f_r_%.4f_f_%.4f", DD_NAME_BYTES - 1, name, epoch,
+                 precision, recall, f1);
+    else
+        snprintf(out, DD_EXPORT_NAME_BYTES, "%.*s", DD_NAME_BYTES - 1, name);
 }
 
 enum dd_status dd_answer_archive(struct dd_daemon *daemon, const char *dir, const char *root,

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -313,21 +314,39 @@ bool dd_wants_fp16(const struct dd_api_call *call) {
     return weights != NULL && strcmp(weights, "fp16") == 0;
 }
 
+static double number_of(const cJSON *object, const char *name) {
+    const cJSON *number = cJSON_GetObjectItemCaseSensitive(object, name);
+    return cJSON_IsNumber(number) ? number->valuedouble : NAN;
+}
+
+/* With epoch and scores where a run has made the model. */
+static void export_name(const struct dd_asset *asset, char out[DD_EXPORT_NAME_BYTES]) {
+    cJSON *info = dd_json_of(asset->info_json);
+    const cJSON *source = cJSON_GetObjectItemCaseSensitive(info, "source");
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(source, "type");
+    bool run = cJSON_IsString(type) && strcmp(type->valuestring, "experiment") == 0;
+    const cJSON *epoch = run ? cJSON_GetObjectItemCaseSensitive(source, "epoch") : NULL;
+    dd_export_name(asset->name, cJSON_IsNumber(epoch) ? epoch->valueint : 0, number_of(source, "macro_precision"),
+                   number_of(source, "macro_recall"), number_of(source, "macro_f1"), out);
+    cJSON_Delete(info);
+}
+
 enum dd_status dd_model_archive_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
                                    struct dd_problem *problem) {
     struct dd_daemon *daemon = context;
     struct dd_error *err = &problem->error;
     struct dd_asset asset;
     struct stat info;
-    char path[PATH_MAX];
+    char path[PATH_MAX], root[DD_EXPORT_NAME_BYTES];
     bool fp16 = dd_wants_fp16(call);
     enum dd_status status = dd_model_asset(daemon, call->name, &asset, err);
     if (status != DD_OK)
         return status;
+    export_name(&asset, root);
     status = dd_asset_path(daemon, &asset, path, err);
     bool as_it_lies = asset.owned && !fp16 && !(stat(path, &info) == 0 && !S_ISDIR(info.st_mode));
     if (status == DD_OK && as_it_lies) {
-        status = dd_answer_archive(daemon, path, call->name, call->cancel, result, err);
+        status = dd_answer_archive(daemon, path, root, call->cancel, result, err);
     } else if (status == DD_OK) {
         /* Registered by path or a single file: whatever its format, what goes out is a Hugging Face directory. */
         struct dd_loaded *loaded = NULL;
@@ -336,7 +355,7 @@ enum dd_status dd_model_archive_op(void *context, const struct dd_api_call *call
         if (status == DD_OK && asset.owned)
             status = dd_card_read(path, &card, err);
         if (status == DD_OK)
-            status = dd_answer_model(daemon, loaded->model, card, fp16, call->name, call->cancel, result, err);
+            status = dd_answer_model(daemon, loaded->model, card, fp16, root, call->cancel, result, err);
         dd_loaded_put(daemon, loaded);
     }
     dd_asset_release(&asset);

@@ -400,15 +400,19 @@ enum dd_status dd_experiment_archive_op(void *context, const struct dd_api_call 
     struct dd_daemon *daemon = context;
     struct dd_error *err = &problem->error;
     struct dd_experiment e;
-    char path[PATH_MAX], root[48];
+    char path[PATH_MAX], name[DD_NAME_BYTES], root[DD_EXPORT_NAME_BYTES];
     enum dd_status status = get(daemon, call->id, &e, err);
     if (status != DD_OK)
         return status;
     const char *epoch = dd_api_param(call, "epoch");
     bool best = epoch == NULL || strcmp(epoch, "best") == 0;
     status = model_dir(daemon, &e, best, path, err);
-    snprintf(root, sizeof root, "exp-%" PRId64 "-%s-%d", e.id, best ? "best" : "last",
-             best ? e.best.epoch : e.last.epoch);
+    const struct dd_scores *scores = best ? &e.best : &e.last;
+    if (e.model_name != NULL)
+        snprintf(name, sizeof name, "%s", e.model_name);
+    else
+        snprintf(name, sizeof name, "exp-%" PRId64, e.id);
+    dd_export_name(name, scores->epoch, scores->macro_precision, scores->macro_recall, scores->macro_f1, root);
     dd_experiment_release(&e);
     if (status != DD_OK || !dd_wants_fp16(call))
         return status == DD_OK ? dd_answer_archive(daemon, path, root, call->cancel, result, err) : status;

@@ -74,6 +74,24 @@ test('predict, evaluate and the archive agree with the run', { skip }, async () 
   assert.deepEqual(Object.values(config.id2label).sort(), Object.keys(predictions[0].scores).sort());
 });
 
+test('exported files are named by epoch and macro precision, recall and F1', { skip }, async () => {
+  const { items } = await daemon.get('/experiments?sort=-id&limit=1');
+  const [{ id, model, best, last }] = items;
+  const pattern = /^attachment; filename="(.+)_epoch_(\d+)_p_(\d\.\d{4})_r_(\d\.\d{4})_f_(\d\.\d{4})\.tar\.gz"$/;
+  for (const [path, scores] of [
+    [`/experiments/${id}/archive?epoch=best`, best],
+    [`/experiments/${id}/archive?epoch=last`, last],
+    [`/models/${model.name}/archive`, best],
+  ]) {
+    const [, name, epoch, ...numbers] = (await daemon.call('GET', path)).headers.get('content-disposition').match(pattern);
+    assert.equal(name, model.name);
+    assert.equal(Number(epoch), scores.epoch);
+    for (const [i, key] of ['macro_precision', 'macro_recall', 'macro_f1'].entries()) {
+      assert.ok(Math.abs(Number(numbers[i]) - scores[key]) < 0.5001e-4, `${key} of ${path}`);
+    }
+  }
+});
+
 test('pause keeps the place, resume goes on, cancel ends, retry begins again', { skip }, async () => {
   const { id } = await daemon.post('/experiments', long);
   await daemon.waitEpoch(id, 2);

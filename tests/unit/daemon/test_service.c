@@ -271,6 +271,25 @@ static void test_the_resource_has_what_the_contract_names(void **state) {
     dd_experiment_release(&e);
 }
 
+static void test_exports_are_named_as_the_notes_models(void **state) {
+    (void)state;
+    char name[DD_EXPORT_NAME_BYTES];
+    dd_export_name("model", 23, 1.0, 1.0, 1.0, name);
+    assert_string_equal(name, "model_epoch_23_p_1.0000_r_1.0000_f_1.0000");
+    dd_export_name("milk", 7, 0.73599, 0.72614, 0.72951, name);
+    assert_string_equal(name, "milk_epoch_7_p_0.7360_r_0.7261_f_0.7295");
+    dd_export_name("milk", 0, 0.5, 0.5, 0.5, name);
+    assert_string_equal(name, "milk");
+    dd_export_name("milk", 3, NAN, 0.5, 0.5, name);
+    assert_string_equal(name, "milk");
+    char longest[DD_NAME_BYTES];
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    dd_export_name(longest, INT_MAX, 1.0, 1.0, 1.0, name);
+    assert_int_equal(strlen(name), 64 + strlen("_epoch_2147483647_p_1.0000_r_1.0000_f_1.0000"));
+    assert_string_equal(name + strlen(name) - 9, "_f_1.0000");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_compare),
@@ -278,6 +297,7 @@ int main(void) {
         cmocka_unit_test(test_recovery_removes_what_nobody_owns),
         cmocka_unit_test(test_linked_directories_share_their_bytes),
         cmocka_unit_test(test_the_resource_has_what_the_contract_names),
+        cmocka_unit_test(test_exports_are_named_as_the_notes_models),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
