@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -325,8 +326,8 @@ static void export_name(const struct dd_asset *asset, char out[DD_EXPORT_NAME_BY
     const cJSON *source = cJSON_GetObjectItemCaseSensitive(info, "source");
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(source, "type");
     bool run = cJSON_IsString(type) && strcmp(type->valuestring, "experiment") == 0;
-    const cJSON *epoch = run ? cJSON_GetObjectItemCaseSensitive(source, "epoch") : NULL;
-    dd_export_name(asset->name, cJSON_IsNumber(epoch) ? epoch->valueint : 0, number_of(source, "macro_precision"),
+    double epoch = run ? number_of(source, "epoch") : NAN;
+    dd_export_name(asset->name, epoch > 0 && epoch <= INT_MAX ? (int)epoch : 0, number_of(source, "macro_precision"),
                    number_of(source, "macro_recall"), number_of(source, "macro_f1"), out);
     cJSON_Delete(info);
 }
