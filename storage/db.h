@@ -87,7 +87,11 @@ double db_column_real(const struct db_query *query, int column); /* NULL is NAN 
 enum dd_status db_column_text(const struct db_query *query, int column, char **ret_text,
                               struct dd_error *err) DD_MUST_CHECK;
 
-enum dd_status db_migrate(struct db *db, struct dd_error *err) DD_MUST_CHECK; /* schema.c */
+/* schema.c: DD_CORRUPT for somebody else's database, DD_UNSUPPORTED for one of a later version; reads only. */
+enum dd_status db_schema_check(struct db *db, struct dd_error *err) DD_MUST_CHECK;
+/* Brings a checked database to version, step by step; one that is there or further stays as it is. */
+enum dd_status db_migrate(struct db *db, int version, struct dd_error *err) DD_MUST_CHECK;
+int db_schema_newest(void);
 enum dd_status db_user_version(struct db *db, int *ret_version, struct dd_error *err) DD_MUST_CHECK;
 
 /* experiment.c: all columns, comma-separated, in the order that db_experiment_read wants. */

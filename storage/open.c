@@ -68,11 +68,25 @@ static enum dd_status set_wal(struct db *db, struct dd_error *err) {
     return status;
 }
 
+/* A database that is refused keeps every byte: it is looked at before anything is set, and its WAL, if somebody left
+ * one, is not brought in when it is closed. */
+static enum dd_status look_first(struct db *db, struct dd_error *err) {
+    sqlite3_db_config(db->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    enum dd_status status = db_schema_check(db, err);
+    if (status == DD_OK) {
+        sqlite3_db_config(db->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+    }
+    return status;
+}
+
 static enum dd_status open_writer(struct dd_storage *storage, struct dd_error *err) {
     struct db *db = &storage->write;
     enum dd_status status = create_file(storage->path, err);
     if (status == DD_OK) {
         status = db_open(db, storage->path, SQLITE_OPEN_READWRITE, err);
+    }
+    if (status == DD_OK) {
+        status = look_first(db, err);
     }
     if (status == DD_OK) {
         status = set_wal(db, err);
@@ -84,7 +98,7 @@ static enum dd_status open_writer(struct dd_storage *storage, struct dd_error *e
                     "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA journal_size_limit = 16777216",
                     err);
     }
-    return status == DD_OK ? db_migrate(db, err) : status;
+    return status == DD_OK ? db_migrate(db, db_schema_newest(), err) : status;
 }
 
 static enum dd_status open_reader(struct dd_storage *storage, struct dd_error *err) {

@@ -2,19 +2,23 @@
  *
  * PRAGMA user_version says how many steps of the table below a file has seen.  Each step runs in one transaction with
  * the change of user_version, so that a crash leaves the old schema or the new one.  A step that was released is never
- * edited; changes are new steps.  A database of a later version is refused.
+ * edited; changes are new steps.  A database of a later version is refused.  tests/golden/fixtures/schema has a
+ * database of each version as that version's daemon left it, and tests/golden/make_schema.mjs makes the next one.
  *
- * experiments   one row a run: labels, resolved spec (JSON) and the columns taken from it for filters, state, progress,
- *               the scores of its best and last epoch and of its teacher, its result, its error.  state is the number
- * of enum dd_state, which is thereby fixed.  Times are ms since 1970 UTC; unknown values are NULL. queue_key is the
- * place in the queue: larger priority first, then older; NULL unless queued. epochs        one row an epoch (1-based)
- * of a run, as dd_epoch_row. steps         one row a recorded step (1-based over the run), as dd_step_row. predictions
- * dev predictions of an epoch: labels is n little-endian uint16, scores n little-endian float32. reference     once a
- * run: class names (JSON array), gold labels and the teacher's predictions on dev, as above. run_log       log lines of
- * a run; seq counts from 1 within it. assets        data sets (kind 0) and models (kind 1); names are unique within a
- * kind. sweeps        groups of experiments: the base spec and the axes over it, both JSON. idempotency   answers
- * already given to an Idempotency-Key, for 24 hours. health        one row, rewritten to prove that the database can be
- * written.
+ * experiments   one row a run: labels, resolved spec (JSON) and the columns taken from it for filters, state,
+ *               progress, the scores of its best and last epoch and of its teacher, its result, its error.  state is
+ *               the number of enum dd_state, which is thereby fixed.  Times are ms since 1970 UTC; unknown values are
+ *               NULL.  queue_key is the place in the queue: larger priority first, then older; NULL unless queued.
+ * epochs        one row an epoch (1-based) of a run, as dd_epoch_row.
+ * steps         one row a recorded step (1-based over the run), as dd_step_row.
+ * predictions   dev predictions of an epoch: labels is n little-endian uint16, scores n little-endian float32.
+ * reference     once a run: class names (JSON array), gold labels and the teacher's predictions on dev, as above.
+ * run_log       log lines of a run; seq counts from 1 within it.
+ * assets        data sets (kind 0) and models (kind 1); names are unique within a kind.
+ * sweeps        groups of experiments: the base spec and the axes over it, both JSON.
+ * asha          which runs of a sweep that decides reached which rung, with which score.
+ * idempotency   answers already given to an Idempotency-Key, for 24 hours.
+ * health        one row, rewritten to prove that the database can be written.
  *
  * Rows of a run go with it (ON DELETE CASCADE).  AUTOINCREMENT: no id is ever given twice.  Each sort key of
  * dd_storage_sort_keys has an index; the row id is an index's hidden last column, so (key, id) pages need no sorting.
@@ -203,28 +207,33 @@ static enum dd_status migrate_one(struct db *db, int step, struct dd_error *err)
     return db_finish(db, status, err);
 }
 
-enum dd_status db_migrate(struct db *db, struct dd_error *err) {
-    int newest = (int)DD_ARRAY_LEN(migrations);
+int db_schema_newest(void) {
+    return (int)DD_ARRAY_LEN(migrations);
+}
+
+enum dd_status db_schema_check(struct db *db, struct dd_error *err) {
     int version = 0;
     enum dd_status status = check_ours(db, err);
     if (status == DD_OK) {
         status = db_user_version(db, &version, err);
     }
-    if (status != DD_OK) {
-        return status;
-    }
-    if (version < 0 || version > newest) {
+    if (status == DD_OK && (version < 0 || version > db_schema_newest())) {
         return dd_fail(err, DD_UNSUPPORTED, "database_newer",
                        "the database has schema version %d, but this distilld %s knows versions up to %d; run the "
                        "newer distilld that wrote it, or use another data directory",
-                       version, DD_VERSION, newest);
+                       version, DD_VERSION, db_schema_newest());
     }
-    for (int step = version; step < newest; step++) {
+    return status;
+}
+
+enum dd_status db_migrate(struct db *db, int version, struct dd_error *err) {
+    int step = 0;
+    enum dd_status status = db_user_version(db, &step, err);
+    for (; status == DD_OK && step < version; step++) {
         status = migrate_one(db, step, err);
         if (status != DD_OK) {
             dd_error_prefix(err, "cannot bring the database to schema version %d", step + 1);
-            return status;
         }
     }
-    return DD_OK;
+    return status;
 }
