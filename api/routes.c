@@ -66,7 +66,7 @@ static const struct dd_field sweep_get_query[] = {
 static const struct dd_field experiment_list_query[] = {
     {"status", DD_FIELD_ENUM_LIST, .values = state_values, .help = "only these states, comma-separated"},
     {"dataset", DD_FIELD_NAME, .help = "only runs on this data set"},
-    {"teacher", DD_FIELD_NAME, .help = "only runs with this teacher"},
+    {"teacher", DD_FIELD_NAME, .help = "only runs with this teacher, be it one of several"},
     {"tag", DD_FIELD_STRING, .least = 1, .most = 63, .help = "only runs with this tag"},
     {"task", DD_FIELD_ENUM, .values = "distill finetune", .help = "only this task"},
     {"optimizer", DD_FIELD_ENUM, .values = "adamw sgd", .help = "only this optimizer"},

@@ -444,7 +444,8 @@ static void fill_scalars(struct step *step, double peak_lr, double clip) {
         step->sgd[depth] = (struct dd_sgd_step){.clip = (float)clip,
                                                 .weight_decay = (float)spec->weight_decay,
                                                 .momentum = (float)spec->momentum,
-                                                .lr = (float)lr};
+                                                .lr = (float)lr,
+                                                .nesterov = spec->nesterov == DD_FLAG_YES};
     }
     step->rest = (float)(1.0 - fmin(spec->ema, (1.0 + t) / (10.0 + t)));
 }

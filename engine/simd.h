@@ -52,6 +52,7 @@ struct dd_adamw_step {
 };
 struct dd_sgd_step {
     float clip, weight_decay, momentum, lr;
+    bool nesterov;
 };
 
 struct dd_simd {

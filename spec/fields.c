@@ -333,6 +333,16 @@ const struct dd_spec_field dd_spec_fields[] = {
      .neutral = "1",
      .help = "lr is multiplied by this once for each layer below the head: not for pooler and classifier, once for the "
              "top layer, layers + 1 times for the embeddings (ELECTRA uses 0.8 to fine-tune)."},
+    {.name = "nesterov",
+     .kind = DD_KIND_BOOL,
+     .in_optimizer = true,
+     .when = DD_WHEN_ALWAYS,
+     .optimizers = SGD,
+     AT(optimizer.nesterov),
+     .fallback = 0,
+     .neutral = "false",
+     .help = "Nesterov's momentum, as torch.optim.SGD: the step is taken by the gradient plus momentum times the new "
+             "buffer. Needs a momentum above 0."},
     {.name = "T",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,

@@ -171,6 +171,9 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_optimizer(spec);
 
     check_heads(spec, faults);
+    if (spec->optimizer.type == DD_OPTIMIZER_SGD && spec->optimizer.nesterov == DD_FLAG_YES &&
+        spec->optimizer.momentum == 0)
+        dd_faults_add(faults, "/optimizer/nesterov", "needs a momentum above 0; leave out nesterov or momentum");
     int positions = base_model != NULL ? base_model->max_position_embeddings : SCRATCH_POSITIONS;
     if (spec->max_length > positions)
         dd_faults_add(faults, "/max_length", "must be at most %d, the model's positions; got %d", positions,

@@ -37,6 +37,7 @@ struct dd_optimizer_spec {
     double layer_lr_decay;          /* factor of lr for each layer below the head; 0 and 1: none */
     double ema;                     /* decay of the weights' moving average; 0: none */
     enum dd_flag freeze_embeddings; /* all that is named bert.embeddings.… keeps its first values */
+    enum dd_flag nesterov;          /* SGD, with momentum */
 };
 
 /* All that decides the result of a run, plus its labels.  Plain values: the engine reads it without knowing JSON.

@@ -167,7 +167,10 @@ static void put_filters(struct dd_buffer *sql, const struct listing *listing) {
     }
     dd_buffer_puts(sql, query->sweep_id ? " AND sweep_id = ?" : "");
     dd_buffer_puts(sql, query->dataset ? " AND +dataset = ?" : "");
-    dd_buffer_puts(sql, query->teacher ? " AND teacher = ?" : "");
+    /* Also one of several teachers.  As below, the text is looked at before it is parsed. */
+    dd_buffer_puts(sql, query->teacher ? " AND (teacher = ? OR (instr(spec, '\"teachers\":')"
+                                         " AND EXISTS (SELECT 1 FROM json_each(spec, '$.teachers') WHERE value = ?)))"
+                                       : "");
     dd_buffer_puts(sql, query->task ? " AND task = ?" : "");
     dd_buffer_puts(sql, query->optimizer ? " AND optimizer = ?" : "");
     /* Parsing the tags of every row would take most of the time, so their text is looked at first: unless it holds an
@@ -188,7 +191,8 @@ static void bind_filters(struct db_query *bound, const struct listing *listing) 
     if (query->sweep_id) {
         db_bind_int(bound, query->sweep_id);
     }
-    const char *const texts[] = {query->dataset, query->teacher, query->task, query->optimizer, query->tag, query->tag};
+    const char *const texts[] = {query->dataset,   query->teacher, query->teacher, query->task,
+                                 query->optimizer, query->tag,     query->tag};
     for (size_t i = 0; i < DD_ARRAY_LEN(texts); i++) {
         if (texts[i]) {
             db_bind_text(bound, texts[i]);

@@ -84,11 +84,12 @@ void K(decay_replay)(const struct dd_adamw_step *steps, size_t n_steps, size_t c
     }
 }
 
-/* torch.optim.SGD, dampening 0:  d = g + λ p;  m ← μ m + d;  p ← p - lr m. */
+/* torch.optim.SGD, dampening 0:  d = g + λ p;  m ← μ m + d;  p ← p - lr m, or with nesterov p - lr (d + μ m). */
 static inline vf sgd_one(const struct dd_sgd_step *step, vf p, vf g, vf *m) {
     vf d = vfma(p, splat(step->weight_decay), g);
     *m = vfma(*m, splat(step->momentum), d);
-    return vfma(*m, splat(-step->lr), p);
+    vf by = step->nesterov ? vfma(*m, splat(step->momentum), d) : *m;
+    return vfma(by, splat(-step->lr), p);
 }
 
 void K(sgd)(const struct dd_sgd_step *step, size_t count, float *p, const float *g, float *m) {

@@ -222,6 +222,7 @@ class OptimizerSpec(ctypes.Structure):
         ("layer_lr_decay", ctypes.c_double),
         ("ema", ctypes.c_double),
         ("freeze_embeddings", ctypes.c_int),
+        ("nesterov", ctypes.c_int),
     ]
 
 

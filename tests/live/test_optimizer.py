@@ -22,9 +22,10 @@ SCHEDULES = {
 
 
 def spec(kind, lr, weight_decay=0.01, momentum=0.0, warmup=0.2, schedule=LINEAR, clip=1.0, depth=1.0, ema=0.0,
-         frozen=False):
+         frozen=False, nesterov=False):
     return le.OptimizerSpec(
-        kind, lr, weight_decay, 1e-8, 0.9, 0.999, momentum, warmup, schedule, clip, depth, ema, 2 if frozen else 1
+        kind, lr, weight_decay, 1e-8, 0.9, 0.999, momentum, warmup, schedule, clip, depth, ema, 2 if frozen else 1,
+        2 if nesterov else 1
     )
 
 
@@ -51,7 +52,7 @@ def torch_optimizer(hf, s, total):
     if s.type == ADAMW:
         optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps)
     else:
-        optimizer = torch.optim.SGD(groups, lr=s.lr, momentum=s.momentum)
+        optimizer = torch.optim.SGD(groups, lr=s.lr, momentum=s.momentum, nesterov=s.nesterov == 2)
     return optimizer, SCHEDULES[s.schedule](optimizer, int(s.warmup * total), total)
 
 
@@ -101,6 +102,10 @@ CASES = {
     "sgd_linear": spec(SGD, 0.05, weight_decay=0.0),
     "sgd_momentum_decay_cosine": spec(SGD, 0.02, weight_decay=0.02, momentum=0.9, schedule=COSINE),
     "sgd_decay_constant_no_warmup": spec(SGD, 0.05, weight_decay=0.1, schedule=CONSTANT, warmup=0.0, clip=0.3),
+    "sgd_nesterov": spec(SGD, 0.02, weight_decay=0.0, momentum=0.9, nesterov=True),
+    "sgd_nesterov_decay_cosine_by_depth": spec(
+        SGD, 0.02, weight_decay=0.02, momentum=0.8, schedule=COSINE, depth=0.7, nesterov=True
+    ),
     "adamw_by_depth": spec(ADAMW, 2e-3, depth=0.6),
     "sgd_by_depth_momentum": spec(SGD, 0.05, weight_decay=0.02, momentum=0.9, depth=0.5),
     "adamw_average": spec(ADAMW, 2e-3, ema=0.8),
@@ -228,7 +233,7 @@ def averaged(core, trainer):
 @pytest.mark.parametrize(
     "name",
     ["adamw_linear", "sgd_momentum_decay_cosine", "sgd_linear", "adamw_average", "adamw_average_no_decay", "sgd_average",
-     "sgd_frozen_average_by_depth"],
+     "sgd_frozen_average_by_depth", "sgd_nesterov", "sgd_nesterov_decay_cosine_by_depth"],
 )
 def test_resuming_gives_the_same_bits(core, name):
     hf, s, total = nn.hf_model(seed=9, vocab_size=150), CASES[name], 24

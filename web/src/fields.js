@@ -40,6 +40,7 @@ export const GROUPS = [
       'optimizer.max_grad_norm',
       'optimizer.layer_lr_decay',
       'optimizer.momentum',
+      'optimizer.nesterov',
       'optimizer.beta1',
       'optimizer.beta2',
       'optimizer.eps',

@@ -288,7 +288,7 @@ static void test_replay(void **state) {
     struct dd_sgd_step sgd[STEPS];
     for (int s = 0; s < STEPS; s++) {
         adamw[s] = (struct dd_adamw_step){0.7f, 1.0f - 1e-3f * (float)s, 0.1f, 0.999f, 0.001f, 1e-2f, 3.0f, 1e-8f};
-        sgd[s] = (struct dd_sgd_step){0.7f, 0.01f, 0.9f, 0.05f / (float)(s + 1)};
+        sgd[s] = (struct dd_sgd_step){0.7f, 0.01f, 0.9f, 0.05f / (float)(s + 1), s % 2 == 1};
     }
     for (int i = 0, n = sets(simd); i < n; i++) {
         float p[2][N], m[2][N], v[2][N], zero[N] = {0.0f};
@@ -319,6 +319,21 @@ static void test_replay(void **state) {
         }
         simd[i]->decay_replay(adamw, STEPS, N, p[1]);
         assert_memory_equal(p[0], p[1], sizeof p[0]);
+    }
+}
+
+/* By hand: d = 0.5 · 2 + 0.1 · 1 = 1.1; m = 0.5 · 4 + 1.1 = 3.1; p = 1 − 0.25 · 3.1, or 1 − 0.25 (1.1 + 0.5 · 3.1). */
+static void test_momentum(void **state) {
+    (void)state;
+    const struct dd_simd *simd[3];
+    for (int i = 0, n = sets(simd); i < n; i++) {
+        for (int nesterov = 0; nesterov < 2; nesterov++) {
+            const struct dd_sgd_step step = {0.5f, 0.1f, 0.5f, 0.25f, nesterov == 1};
+            float p = 1.0f, g = 2.0f, m = 4.0f;
+            simd[i]->sgd(&step, 1, &p, &g, &m);
+            assert_true(fabsf(m - 3.1f) < 1e-6f);
+            assert_true(fabsf(p - (nesterov == 1 ? 0.3375f : 0.225f)) < 1e-6f);
+        }
     }
 }
 
@@ -366,9 +381,13 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_functions),       cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_rows_with_tails), cmocka_unit_test(test_sum_squares),
-        cmocka_unit_test(test_replay),          cmocka_unit_test(test_product_bits_do_not_depend_on_addresses),
+        cmocka_unit_test(test_functions),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_rows_with_tails),
+        cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_momentum),
+        cmocka_unit_test(test_product_bits_do_not_depend_on_addresses),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

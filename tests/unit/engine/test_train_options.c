@@ -77,6 +77,12 @@ static void set_collapse(struct dd_spec *spec) {
 }
 
 /* Weights so large that the loss is no number. */
+static void set_nesterov(struct dd_spec *spec) {
+    spec->optimizer.momentum = 0.9;
+    spec->optimizer.weight_decay = 0.01;
+    spec->optimizer.nesterov = DD_FLAG_YES;
+}
+
 static void set_not_finite(struct dd_spec *spec) {
     spec->guard = DD_FLAG_YES;
     spec->optimizer.lr = NOT_FINITE_LR;
@@ -94,6 +100,7 @@ static struct variant variants[] = {
      .task = DD_TASK_FINETUNE,
      .optimizer = DD_OPTIMIZER_SGD,
      .set = set_average_without_decay},
+    {.name = "nesterov", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_SGD, .set = set_nesterov},
     {.name = "depth", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_depth},
     {.name = "frozen", .task = DD_TASK_DISTILL, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_frozen},
     {.name = "patience", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_patience},

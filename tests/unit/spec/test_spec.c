@@ -124,6 +124,10 @@ static const struct {
      "must have at most 8 names"},
     {"{" D "\"teacher_mean\":\"logits\"}", "/teacher_mean", "applies only when teachers are given"},
     {"{" F "\"teachers\":[\"a\"]}", "/teachers", "applies only when task is \"distill\""},
+    {"{" D "\"optimizer\":{\"nesterov\":true}}", "/optimizer/nesterov", "does not apply to optimizer \"adamw\""},
+    {"{" D "\"optimizer\":{\"type\":\"sgd\",\"nesterov\":1}}", "/optimizer/nesterov", "must be true or false"},
+    {"{" D "\"optimizer\":{\"type\":\"sgd\",\"momentum\":0,\"nesterov\":true}}", "/optimizer/nesterov",
+     "needs a momentum above 0"},
     {"{" D "\"hidden_act\":\"swish\"}", "/hidden_act", "must be \"gelu\", \"gelu_new\" or \"relu\", got \"swish\""},
 };
 
@@ -423,6 +427,7 @@ static void test_hash_sees_results_not_labels(void **state) {
                                         "\"batch_size\":31",
                                         "\"hidden_dropout\":0",
                                         "\"optimizer\":{\"warmup\":0.2}",
+                                        "\"optimizer\":{\"type\":\"sgd\",\"nesterov\":true}",
                                         "\"unlabelled\":true",
                                         "\"augment\":2",
                                         "\"hidden_weight\":0.5",

@@ -175,6 +175,13 @@ static void test_filters(void **state) {
                      raw_int(f, "SELECT count(*) FROM experiments"
                                 " WHERE dataset='d3' AND state=3"));
     assert_int_equal(COUNT(.teacher = "other"), 1);
+    /* One of several teachers. */
+    raw_sql(f, "UPDATE experiments SET spec = '{\"name\":\"other\",\"teachers\":[\"third\",\"other\"]}' WHERE id = 20;"
+               "UPDATE experiments SET spec = '{\"name\":\"third\",\"teachers\":[\"thirdly\"]}' WHERE id = 21");
+    assert_int_equal(COUNT(.teacher = "other"), 2);
+    assert_int_equal(COUNT(.teacher = "third"), 1);
+    assert_int_equal(COUNT(.teacher = "third", .task = "finetune"), 0);
+    assert_int_equal(COUNT(.teacher = "other", .states = 63, .tag = "ab"), 1);
     assert_int_equal(COUNT(.task = "finetune", .optimizer = "sgd"), 1);
     assert_int_equal(COUNT(.task = "finetune", .optimizer = "adamw"), 0);
     assert_int_equal(COUNT(.tag = "a"), 1);

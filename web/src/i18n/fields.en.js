@@ -33,6 +33,7 @@ export default {
   'optimizer.beta1': 'Beta 1',
   'optimizer.beta2': 'Beta 2',
   'optimizer.momentum': 'Momentum',
+  'optimizer.nesterov': 'Nesterov momentum',
   'optimizer.warmup': 'Warm-up',
   'optimizer.schedule': 'Schedule',
   'optimizer.max_grad_norm': 'Gradient clipping',

@@ -32,6 +32,7 @@ export default {
   'optimizer.beta1': ['beta1', '一阶矩的衰减率。'],
   'optimizer.beta2': ['beta2', '二阶矩的衰减率。'],
   'optimizer.momentum': ['动量', 'sgd 的动量。默认 0.9；没有动量时，随机初始化的学生会在许多轮里只答最多的一类。'],
+  'optimizer.nesterov': ['Nesterov 动量', '与 torch.optim.SGD 相同：按梯度加上动量乘新缓冲来更新。动量须大于 0。'],
   'optimizer.warmup': ['预热', '学习率从 0 线性升高所占的步数比例。默认 0.1。'],
   'optimizer.schedule': ['学习率曲线', '预热之后学习率如何变化。默认 linear，到结束时降为 0。'],
   'optimizer.max_grad_norm': ['梯度裁剪', '梯度的全局范数裁剪到此值；0 表示不裁剪。'],
