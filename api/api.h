@@ -71,7 +71,8 @@ struct dd_api_call {
 };
 const char *dd_api_param(const struct dd_api_call *call, const char *name); /* NULL if absent */
 int64_t dd_api_param_int(const struct dd_api_call *call, const char *name,
-                         int64_t otherwise);                              /* already range-checked */
+                         int64_t otherwise); /* already range-checked */
+double dd_api_param_number(const struct dd_api_call *call, const char *name, double otherwise);
 bool dd_api_param_bool(const struct dd_api_call *call, const char *name); /* "1" or "true" */
 const struct dd_api_file *dd_api_file(const struct dd_api_call *call, const char *field);
 

@@ -326,6 +326,12 @@ int64_t dd_api_param_int(const struct dd_api_call *call, const char *name, int64
     return text != NULL && dd_text_int(text, &value) ? value : otherwise;
 }
 
+double dd_api_param_number(const struct dd_api_call *call, const char *name, double otherwise) {
+    const char *text = dd_api_param(call, name);
+    double value;
+    return text != NULL && dd_text_number(text, &value) ? value : otherwise;
+}
+
 bool dd_api_param_bool(const struct dd_api_call *call, const char *name) {
     const char *text = dd_api_param(call, name);
     return text != NULL && (strcmp(text, "1") == 0 || strcmp(text, "true") == 0);

@@ -23,7 +23,8 @@ static const char state_values[] = "queued running paused finished failed cancel
 static const char split_values[] = "train dev test unlabelled";
 static const char series_values[] =
     "train_loss train_kl train_ce dev_loss accuracy macro_precision macro_recall macro_f1 weighted_precision "
-    "weighted_recall weighted_f1 teacher_agreement lr seconds elapsed_seconds tokens_per_second";
+    "weighted_recall weighted_f1 teacher_agreement lr seconds elapsed_seconds tokens_per_second train_hidden train_cls "
+    "recorded_at";
 static const char sort_values[] =
     "id name status created_at started_at finished_at best_macro_f1 best_accuracy priority dataset layers T alpha lr "
     "elapsed_seconds model_bytes queue";
@@ -75,8 +76,16 @@ static const struct dd_field experiment_list_query[] = {
     {"sort", DD_FIELD_SORT, .values = sort_values, .otherwise = "-id", .help = "order; a leading - means descending"},
     END,
 };
+#define SMOOTH_FIELD(unit)                                                                                             \
+    {                                                                                                                  \
+        "smooth", DD_FIELD_NUMBER, .least = 1e-6, .most = 1e9,                                                         \
+                                   .help = "adds exponential moving averages, taken over all " unit                    \
+                                           " before any are left out; so many " unit " until a value has faded to 1/e" \
+    }
 static const struct dd_field metrics_query[] = {
     {"after", DD_FIELD_INT, .least = 0, .most = 2147483647.0, .otherwise = "0", .help = "only epochs after this one"},
+    {"before", DD_FIELD_INT, .least = 0, .most = 2147483647.0, .help = "only epochs up to this one"},
+    SMOOTH_FIELD("epochs"),
     {"max_points", DD_FIELD_INT, .least = 4, .most = 20000,
      .help = "JSON: at most this many epochs; extremes are kept. Without it all of them"},
     {"format", DD_FIELD_ENUM, .values = "json csv", .help = "overrides Accept"},
@@ -87,6 +96,7 @@ static const struct dd_field steps_query[] = {
      .help = "at most this many points; extremes are kept"},
     {"after", DD_FIELD_INT, .least = 0, .most = MAX_SAFE_INTEGER, .help = "only steps after this one"},
     {"before", DD_FIELD_INT, .least = 0, .most = MAX_SAFE_INTEGER, .help = "only steps up to this one"},
+    SMOOTH_FIELD("steps"),
     END,
 };
 static const struct dd_field report_query[] = {
@@ -128,6 +138,7 @@ static const struct dd_field compare_query[] = {
     {"fields", DD_FIELD_ENUM_LIST, .values = series_values, .help = "only these series; epoch is always there"},
     {"max_points", DD_FIELD_INT, .least = 4, .most = 20000,
      .help = "at most this many epochs of each run; extremes are kept. Without it all of them"},
+    SMOOTH_FIELD("epochs"),
     END,
 };
 static const struct dd_field events_query[] = {

@@ -69,11 +69,11 @@ static const struct schema schemas[] = {
      "epoch!:int train_loss!:num? train_kl!:num? train_ce!:num? dev_loss!:num? accuracy!:num? macro_precision!:num? "
      "macro_recall!:num? macro_f1!:num? weighted_precision!:num? weighted_recall!:num? weighted_f1!:num? "
      "teacher_agreement!:num? lr!:num? seconds!:num? tokens_per_second!:num? is_best!:bool elapsed_seconds:num? "
-     "recorded_at:time? train_hidden:num train_cls:num rollback:Rollback?"},
+     "recorded_at:time? train_hidden:num train_cls:num rollback:Rollback? attempt:int smooth:{num?}"},
     {"Rollback", "reason!:not_finite|one_class|f1_fell to_epoch!:int"},
-    {"Metrics", "epochs!:[Epoch]"},
+    {"Metrics", "epochs!:[Epoch] reduced:bool"},
     {"Step", "step!:int epoch!:int loss!:num? kl:num? ce:num? lr!:num? grad_norm!:num? elapsed_seconds:num? "
-             "tokens_per_second:num?"},
+             "tokens_per_second:num? smooth:{num?}"},
     {"Steps", "steps!:[Step] recorded!:int reduced!:bool"},
     {"ReportRow", "precision!:num recall!:num f1-score!:num support!:num"},
     {"Report", "confusion_matrix!:[[int]] labels:[str]"},
@@ -83,7 +83,7 @@ static const struct schema schemas[] = {
     {"LogLine", "seq!:int time!:time? level!:str message!:str?"},
     {"Log", "items!:[LogLine]"},
     {"Difference", "field!:str values!:[any]"},
-    {"ComparedRun", EXPERIMENT " series!:{[any]}"},
+    {"ComparedRun", EXPERIMENT " series!:{[any]} smooth:{[any]}"},
     {"Comparison", "ids!:[int] experiments!:[ComparedRun] differences!:[Difference] significance!:Significance?"},
     {"Lead", "point:int id:int difference!:num? low!:num? high!:num? within_noise!:bool?"},
     {"Significance", "test!:str metric!:str resamples!:int confidence!:num rows!:int baseline!:int others!:[Lead]"},

@@ -101,6 +101,8 @@ void dd_put_time(cJSON *object, const char *name, int64_t wall_ms);  /* null for
 cJSON *dd_json_of(const char *text); /* an empty object for NULL or nonsense; NULL out of memory */
 cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *experiment);
 cJSON *dd_step_json(const struct dd_step_row *row);
+/* What dd_steps_smooth changes. */
+cJSON *dd_step_smooth_json(const struct dd_step_row *row);
 cJSON *dd_log_json(const struct dd_log_row *row);
 cJSON *dd_report_json(const struct dd_report *report, const char *const *class_names);
 void dd_allowed_actions(enum dd_state state, char out[128]); /* "cancel,pause,clone" */
@@ -109,15 +111,32 @@ void dd_publish(struct dd_daemon *daemon, const char *type, int64_t experiment_i
 void dd_publish_status(struct dd_daemon *daemon, int64_t experiment_id); /* the whole resource, as it is now */
 /* The epoch with what it changes of the resource: progress, best, retention, revision.  No status event is needed. */
 void dd_publish_epoch(struct dd_daemon *daemon, int64_t experiment_id, const struct dd_epoch_row *row);
+
+/* --- reduce.c: what a chart needs of many rows -------------------------------------------------------------------- */
+
 /* Reduces rows in place to at most max_points (≥ 4): first, last and the extremes of loss and gradient norm of each
- * stretch stay, a NaN counts as the largest.  Returns how many are left. */
-size_t dd_steps_reduce(struct dd_step_row *rows, size_t n, size_t max_points);
-/* The same for epochs: the extremes of macro F1, dev loss, accuracy and training loss stay. */
-size_t dd_epochs_reduce(struct dd_epoch_row *rows, size_t n, size_t max_points);
+ * stretch stay, a NaN counts as the largest.  also: as many rows, of which those at the same places stay; or NULL.
+ * Returns how many are left. */
+size_t dd_steps_reduce(struct dd_step_row *rows, struct dd_step_row *also, size_t n, size_t max_points);
+/* The same for epochs: the extremes of macro F1, dev loss, accuracy and training loss stay, and whatever a chart marks:
+ * the best epoch, and, as long as they fill at most half of the points (else the newest of them), those in which the
+ * guard went back and the first of each attempt. */
+size_t dd_epochs_reduce(struct dd_epoch_row *rows, struct dd_epoch_row *also, size_t n, size_t max_points);
+/* Losses, norms and scores become exponential moving averages over steps or epochs; tau > 0 is how many of them it
+ * takes for a value to fade to 1/e.  To be done with all rows, before any are left out. */
+void dd_steps_smooth(struct dd_step_row *rows, size_t n, double tau);
+void dd_epochs_smooth(struct dd_epoch_row *rows, size_t n, double tau);
+/* A copy of rows for that, NULL out of memory; free(). */
+void *dd_rows_copy(const void *rows, size_t n, size_t row_bytes);
 
 /* --- epoch.c: epochs as objects, columns and CSV ------------------------------------------------------------------ */
 
 cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best);
+/* The columns that are smoothed, of an epoch that dd_epochs_smooth has seen. */
+cJSON *dd_epoch_smooth_json(const struct dd_epoch_row *row);
+/* Offsets of those columns within the row; how many. */
+size_t dd_epoch_smoothed(size_t *offsets, size_t room);
+uint32_t dd_epoch_smoothed_columns(void); /* as a set */
 /* "macro_f1,dev_loss" as a set; NULL: all; a name it does not know: nothing. */
 uint32_t dd_epoch_columns(const char *names);
 /* {"epoch":[…],"train_loss":[…],…}: the wanted columns and always "epoch". */

@@ -10,11 +10,14 @@ static const struct {
     const char *name;
     size_t offset;
     bool sparse; /* of few runs: left out of an epoch's object without a value, behind the rest in CSV */
+    bool noisy;  /* worth smoothing */
 } columns[] = {
 #define COLUMN(field)                                                                                                  \
-    { #field, offsetof(struct dd_epoch_row, field), false }
+    { #field, offsetof(struct dd_epoch_row, field), false, true }
+#define PLAIN(field)                                                                                                   \
+    { #field, offsetof(struct dd_epoch_row, field), false, false }
 #define SPARSE(field)                                                                                                  \
-    { #field, offsetof(struct dd_epoch_row, field), true }
+    { #field, offsetof(struct dd_epoch_row, field), true, true }
     COLUMN(train_loss),
     COLUMN(train_kl),
     COLUMN(train_ce),
@@ -27,16 +30,20 @@ static const struct {
     COLUMN(weighted_recall),
     COLUMN(weighted_f1),
     COLUMN(teacher_agreement),
-    COLUMN(lr),
-    COLUMN(seconds),
-    COLUMN(elapsed_seconds),
-    COLUMN(tokens_per_second),
+    PLAIN(lr),
+    PLAIN(seconds),
+    PLAIN(elapsed_seconds),
+    PLAIN(tokens_per_second),
     SPARSE(train_hidden),
     SPARSE(train_cls),
 #undef COLUMN
+#undef PLAIN
 #undef SPARSE
 };
-_Static_assert(DD_ARRAY_LEN(columns) <= 32, "a set of columns is a uint32_t");
+/* When an epoch was recorded is a text, so no column above; in a set it has the last bit. */
+static const char recorded_at[] = "recorded_at";
+#define RECORDED_AT (UINT32_C(1) << 31)
+_Static_assert(DD_ARRAY_LEN(columns) < 32, "a set of columns is a uint32_t");
 
 static double value_at(const struct dd_epoch_row *row, size_t column) {
     double value;
@@ -53,9 +60,34 @@ uint32_t dd_epoch_columns(const char *names) {
         for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
             if (strlen(columns[k].name) == n && memcmp(columns[k].name, names, n) == 0)
                 set |= 1u << k;
+        if (n == strlen(recorded_at) && memcmp(recorded_at, names, n) == 0)
+            set |= RECORDED_AT;
         names += n + (names[n] == ',');
     }
     return set;
+}
+
+uint32_t dd_epoch_smoothed_columns(void) {
+    uint32_t set = 0;
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
+        set |= columns[k].noisy ? 1u << k : 0;
+    return set;
+}
+
+size_t dd_epoch_smoothed(size_t *offsets, size_t room) {
+    size_t n = 0;
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns) && n < room; k++)
+        if (columns[k].noisy)
+            offsets[n++] = columns[k].offset;
+    return n;
+}
+
+cJSON *dd_epoch_smooth_json(const struct dd_epoch_row *row) {
+    cJSON *json = cJSON_CreateObject();
+    for (size_t k = 0; k < DD_ARRAY_LEN(columns); k++)
+        if (columns[k].noisy && (!columns[k].sparse || isfinite(value_at(row, k))))
+            dd_put_number(json, columns[k].name, value_at(row, k));
+    return json;
 }
 
 cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best) {
@@ -72,7 +104,9 @@ cJSON *dd_epoch_json(const struct dd_epoch_row *row, bool is_best) {
     } else {
         cJSON_AddNullToObject(json, "rollback");
     }
-    dd_put_time(json, "recorded_at", row->recorded_ms);
+    if (row->attempt > 0) /* unknown of epochs that earlier versions recorded */
+        cJSON_AddNumberToObject(json, "attempt", row->attempt);
+    dd_put_time(json, recorded_at, row->recorded_ms);
     return json;
 }
 
@@ -87,6 +121,14 @@ cJSON *dd_epoch_series(const struct dd_epoch_row *rows, size_t count, uint32_t w
         for (size_t i = 0; i < count; i++) {
             double value = value_at(&rows[i], k);
             cJSON_AddItemToArray(column, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+        }
+    }
+    if ((wanted & RECORDED_AT) != 0) {
+        cJSON *column = cJSON_AddArrayToObject(json, recorded_at);
+        for (size_t i = 0; i < count; i++) {
+            char text[DD_TIME_TEXT_BYTES];
+            dd_time_format(rows[i].recorded_ms, text);
+            cJSON_AddItemToArray(column, cJSON_CreateString(text));
         }
     }
     return json;

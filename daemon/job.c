@@ -62,7 +62,7 @@ static void send_steps(struct dd_job *job) {
     size_t stride = (n + DD_ARRAY_LEN(few) - 1) / DD_ARRAY_LEN(few), count = 0;
     for (size_t i = job->n_sent; i < job->n_steps; i += stride)
         few[count++] = job->steps[DD_MIN(i + stride - 1, job->n_steps - 1)];
-    count = dd_steps_reduce(few, count, SEND_POINTS);
+    count = dd_steps_reduce(few, NULL, count, SEND_POINTS);
     cJSON *json = cJSON_CreateObject(), *rows = cJSON_AddArrayToObject(json, "steps");
     for (size_t i = 0; i < count; i++)
         cJSON_AddItemToArray(rows, dd_step_json(&few[i]));
@@ -181,6 +181,7 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *m, 
                                      .is_best = m->is_best,
                                      .rollback = (int)m->rollback,
                                      .rollback_to = m->rollback_to,
+                                     .attempt = job->experiment.attempts,
                                      .recorded_ms = dd_clock_wall_ms()};
     send_steps(job);
     struct dd_prediction_set set;

@@ -190,6 +190,15 @@ cJSON *dd_step_json(const struct dd_step_row *row) {
     return json;
 }
 
+cJSON *dd_step_smooth_json(const struct dd_step_row *row) {
+    cJSON *json = cJSON_CreateObject();
+    dd_put_number(json, "loss", row->loss);
+    dd_put_number(json, "kl", row->kl);
+    dd_put_number(json, "ce", row->ce);
+    dd_put_number(json, "grad_norm", row->grad_norm);
+    return json;
+}
+
 cJSON *dd_log_json(const struct dd_log_row *row) {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "seq", (double)row->seq);

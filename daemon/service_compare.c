@@ -59,6 +59,7 @@ static void add_differences(cJSON *list, cJSON *const *specs, size_t n, const ch
 struct wanted {
     uint32_t columns;
     size_t max_points;
+    double tau; /* of the moving averages; 0: none */
 };
 
 /* One run into the answer, its resource with its series; its record into *ret_run and its resolved spec, without what
@@ -71,13 +72,23 @@ static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, const struct
         return dd_fail(err, DD_NOT_FOUND, "experiment_not_found", "there is no experiment %" PRId64, id);
     if (status != DD_OK)
         return status;
-    struct dd_epoch_row *rows = NULL;
+    struct dd_epoch_row *rows = NULL, *smooth = NULL;
     size_t count = 0;
     status = dd_storage_epochs_get(daemon->storage, id, 0, &rows, &count, err);
+    if (status == DD_OK && wanted->tau > 0.0) {
+        smooth = dd_rows_copy(rows, count, sizeof *rows);
+        if (smooth != NULL)
+            dd_epochs_smooth(smooth, count, wanted->tau);
+        else
+            status = dd_fail_memory(err, count * sizeof *rows);
+    }
     if (status == DD_OK) {
-        count = dd_epochs_reduce(rows, count, wanted->max_points);
+        count = dd_epochs_reduce(rows, smooth, count, wanted->max_points);
         cJSON *run = dd_experiment_json(daemon, &e);
         cJSON_AddItemToObject(run, "series", dd_epoch_series(rows, count, wanted->columns));
+        if (smooth != NULL)
+            cJSON_AddItemToObject(run, "smooth",
+                                  dd_epoch_series(smooth, count, wanted->columns & dd_epoch_smoothed_columns()));
         cJSON_AddItemToArray(runs, run);
         *ret_spec = dd_json_of(e.spec_json);
         static const char *const labels[] = {"name", "notes", "tags", "priority", "save_as"};
@@ -85,6 +96,7 @@ static enum dd_status add_run(struct dd_daemon *daemon, int64_t id, const struct
             cJSON_DeleteItemFromObjectCaseSensitive(*ret_spec, labels[i]);
     }
     free(rows);
+    free(smooth);
     if (status == DD_OK)
         *ret_run = e;
     else
@@ -133,7 +145,8 @@ enum dd_status dd_compare_op(void *context, const struct dd_api_call *call, stru
     struct dd_daemon *daemon = context;
     const char *ids = dd_api_param(call, "ids");
     const struct wanted wanted = {dd_epoch_columns(dd_api_param(call, "fields")),
-                                  (size_t)dd_api_param_int(call, "max_points", INT_MAX)};
+                                  (size_t)dd_api_param_int(call, "max_points", INT_MAX),
+                                  dd_api_param_number(call, "smooth", 0.0)};
     cJSON *specs[MAX_IDS] = {NULL};
     struct dd_experiment *rows = dd_calloc(MAX_IDS, sizeof *rows);
     size_t n = 0;

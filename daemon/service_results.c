@@ -1,4 +1,4 @@
-/* What a run has recorded: metrics, steps, log, report, predictions, archive.
+/* What a run has recorded besides its curves (service_curves.c): log, report, predictions, archive.
  * Threads: HTTP and request threads.
  */
 #include <errno.h>
@@ -20,66 +20,6 @@ static enum dd_status get(struct dd_daemon *daemon, int64_t id, struct dd_experi
 
 static bool wants(const struct dd_api_call *call, const char *type) {
     return call->accept != NULL && strcmp(call->accept, type) == 0;
-}
-
-enum dd_status dd_experiment_metrics_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
-                                        struct dd_problem *problem) {
-    struct dd_daemon *daemon = context;
-    struct dd_error *err = &problem->error;
-    struct dd_experiment experiment;
-    enum dd_status status = get(daemon, call->id, &experiment, err);
-    if (status != DD_OK)
-        return status;
-    int best = experiment.best.epoch;
-    dd_experiment_release(&experiment);
-    struct dd_epoch_row *rows = NULL;
-    size_t count = 0;
-    status =
-        dd_storage_epochs_get(daemon->storage, call->id, (int)dd_api_param_int(call, "after", 0), &rows, &count, err);
-    if (status != DD_OK)
-        return status;
-    const char *format = dd_api_param(call, "format");
-    if (format != NULL ? strcmp(format, "csv") == 0 : wants(call, "text/csv")) {
-        dd_buffer_init(&result->text, 16 << 20);
-        dd_epoch_csv_head(&result->text);
-        for (size_t i = 0; i < count; i++)
-            dd_epoch_csv(&rows[i], rows[i].epoch == best, &result->text);
-        result->content_type = "text/csv; charset=utf-8";
-        status = dd_buffer_check(&result->text, err);
-    } else {
-        size_t kept = dd_epochs_reduce(rows, count, (size_t)dd_api_param_int(call, "max_points", INT_MAX));
-        result->json = cJSON_CreateObject();
-        cJSON *list = cJSON_AddArrayToObject(result->json, "epochs");
-        for (size_t i = 0; i < kept; i++)
-            cJSON_AddItemToArray(list, dd_epoch_json(&rows[i], rows[i].epoch == best));
-    }
-    free(rows);
-    return status;
-}
-
-enum dd_status dd_experiment_steps_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
-                                      struct dd_problem *problem) {
-    struct dd_daemon *daemon = context;
-    struct dd_experiment experiment;
-    enum dd_status status = get(daemon, call->id, &experiment, &problem->error);
-    if (status != DD_OK)
-        return status;
-    dd_experiment_release(&experiment);
-    struct dd_step_row *rows = NULL;
-    size_t count = 0;
-    status = dd_storage_steps_get(daemon->storage, call->id, dd_api_param_int(call, "after", 0),
-                                  dd_api_param_int(call, "before", INT64_MAX), &rows, &count, &problem->error);
-    if (status != DD_OK)
-        return status;
-    size_t kept = dd_steps_reduce(rows, count, (size_t)dd_api_param_int(call, "max_points", 1500));
-    result->json = cJSON_CreateObject();
-    cJSON *list = cJSON_AddArrayToObject(result->json, "steps");
-    for (size_t i = 0; i < kept; i++)
-        cJSON_AddItemToArray(list, dd_step_json(&rows[i]));
-    cJSON_AddNumberToObject(result->json, "recorded", (double)count);
-    cJSON_AddBoolToObject(result->json, "reduced", kept < count);
-    free(rows);
-    return DD_OK;
 }
 
 enum dd_status dd_experiment_log_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,

@@ -2,7 +2,7 @@
  *
  * A resumed run repeats what came after its checkpoint, with the same values.  So every put may be repeated: rows are
  * replaced by number, epochs_done only grows, last is the highest epoch, best is the highest epoch that was best when
- * it came, and the first time of recording stays.
+ * it came, and when and in which attempt it was recorded first stays.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -39,21 +39,23 @@ static const size_t epoch_reals[] = {
 
 static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_epoch_row *epoch, struct dd_error *err) {
     struct db_query query = db_query_start(
-        db, "INSERT INTO epochs (experiment_id, epoch, is_best, recorded_ms, rollback, rollback_to, " EPOCH_REALS ")"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (experiment_id, epoch) DO UPDATE SET is_best = excluded.is_best,"
-            " rollback = excluded.rollback, rollback_to = excluded.rollback_to,"
-            " (" EPOCH_REALS ") = (excluded.train_loss, excluded.train_kl, excluded.train_ce, excluded.dev_loss,"
-            " excluded.accuracy, excluded.macro_precision, excluded.macro_recall, excluded.macro_f1,"
-            " excluded.weighted_precision, excluded.weighted_recall, excluded.weighted_f1,"
-            " excluded.teacher_agreement, excluded.lr, excluded.seconds, excluded.elapsed_seconds,"
-            " excluded.tokens_per_second, excluded.train_hidden, excluded.train_cls)");
+        db,
+        "INSERT INTO epochs (experiment_id, epoch, is_best, recorded_ms, rollback, rollback_to, attempt, " EPOCH_REALS
+        ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (experiment_id, epoch) DO UPDATE SET is_best = excluded.is_best,"
+        " rollback = excluded.rollback, rollback_to = excluded.rollback_to,"
+        " (" EPOCH_REALS ") = (excluded.train_loss, excluded.train_kl, excluded.train_ce, excluded.dev_loss,"
+        " excluded.accuracy, excluded.macro_precision, excluded.macro_recall, excluded.macro_f1,"
+        " excluded.weighted_precision, excluded.weighted_recall, excluded.weighted_f1,"
+        " excluded.teacher_agreement, excluded.lr, excluded.seconds, excluded.elapsed_seconds,"
+        " excluded.tokens_per_second, excluded.train_hidden, excluded.train_cls)");
     db_bind_int(&query, id);
     db_bind_int(&query, epoch->epoch);
     db_bind_int(&query, epoch->is_best);
     db_bind_int(&query, epoch->recorded_ms ? epoch->recorded_ms : dd_clock_wall_ms());
     db_bind_int(&query, epoch->rollback);
     db_bind_int(&query, epoch->rollback_to);
+    db_bind_int(&query, epoch->attempt);
     for (size_t i = 0; i < DD_ARRAY_LEN(epoch_reals); i++) {
         double value;
         memcpy(&value, (const char *)epoch + epoch_reals[i], sizeof value);
@@ -197,8 +199,9 @@ static void read_epoch(const struct db_query *query, void *row) {
     epoch->recorded_ms = db_column_int(query, 2);
     epoch->rollback = (int)db_column_int(query, 3);
     epoch->rollback_to = (int)db_column_int(query, 4);
+    epoch->attempt = (int)db_column_int(query, 5);
     for (size_t i = 0; i < DD_ARRAY_LEN(epoch_reals); i++) {
-        double value = db_column_real(query, 5 + (int)i);
+        double value = db_column_real(query, 6 + (int)i);
         memcpy((char *)epoch + epoch_reals[i], &value, sizeof value);
     }
 }
@@ -246,9 +249,10 @@ enum dd_status dd_storage_epochs_get(struct dd_storage *storage, int64_t id, int
                                      size_t *ret_count, struct dd_error *err) {
     void *rows = NULL;
     DB_GUARD(&storage->read);
-    DB_QUERY query = db_query_start(
-        &storage->read, "SELECT epoch, is_best, recorded_ms, rollback, rollback_to, " EPOCH_REALS " FROM epochs"
-                        " WHERE experiment_id = ? AND epoch > ? ORDER BY epoch");
+    DB_QUERY query =
+        db_query_start(&storage->read,
+                       "SELECT epoch, is_best, recorded_ms, rollback, rollback_to, attempt, " EPOCH_REALS " FROM epochs"
+                       " WHERE experiment_id = ? AND epoch > ? ORDER BY epoch");
     db_bind_int(&query, id);
     db_bind_int(&query, after);
     enum dd_status status = read_all(&query, sizeof **ret_rows, read_epoch, &rows, ret_count, err);

@@ -153,6 +153,7 @@ struct dd_epoch_row {
     int64_t recorded_ms;
     int rollback;    /* why the run's guard went back, the engine's number; 0: it did not */
     int rollback_to; /* the epoch it went to; 0: the first weights */
+    int attempt;     /* the start of the run, counted from 1, that recorded the epoch first; 0: not known */
 };
 struct dd_step_row {
     int64_t step;

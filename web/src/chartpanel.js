@@ -6,6 +6,7 @@ import { redrawer } from './redraw.js';
 import { t } from './i18n.js';
 
 const TABLE_ROWS = 2000;
+const NAMED_MARKS = 8;
 
 /**
  * options: title, name (file name), group, tall; model() answers the chart model of chart.js; summary() one sentence;
@@ -22,6 +23,7 @@ export function chartPanel(options) {
   });
   const spoken = h('span', { class: 'sr', 'aria-live': 'polite' });
   const summary = h('p', { class: 'chart-summary' });
+  const marks = h('p', { class: 'chart-marks', hidden: true });
   const legend = h('div', { class: 'legend' });
   const twin = h('div', { class: 'twin', tabindex: '0', role: 'region', 'aria-label': options.title, hidden: true });
   const tableButton = h(
@@ -48,6 +50,7 @@ export function chartPanel(options) {
     canvas,
     twin,
     summary,
+    marks,
     spoken,
   );
   let chart = null;
@@ -71,6 +74,7 @@ export function chartPanel(options) {
     canvas.hidden = shownTable;
     twin.hidden = !shownTable;
     tableButton.setAttribute('aria-pressed', String(shownTable));
+    drawMarks(model);
     if (!model) return;
     drawLegend(model);
     if (shownTable) {
@@ -86,6 +90,17 @@ export function chartPanel(options) {
       chart = createChart(canvas, { group: options.group, onZoom: options.onZoom });
       drawing.now();
     });
+  }
+
+  /** The vertical marks as words; the table has those beyond the first few. */
+  function drawMarks(model) {
+    const named = model?.marks ?? [];
+    const words = named
+      .slice(0, NAMED_MARKS)
+      .map((mark) => t('chart.mark', { x: `${model.x.name} ${model.x.format(mark.x)}`, name: mark.name }));
+    if (named.length > NAMED_MARKS) words.push('…');
+    marks.hidden = !named.length;
+    setText(marks, words.join(' · '));
   }
 
   let legendKey = '';
@@ -181,9 +196,11 @@ function grid(model) {
   const shown = model.series.filter((s) => !s.hidden && !s.faint);
   const xs = [...new Set(shown.flatMap((s) => s.x))].sort((a, b) => a - b);
   const maps = shown.map((s) => new Map(s.x.map((x, i) => [x, (s.raw ?? s.y)[i]])));
+  const marks = model.marks ?? [];
+  const named = (x) => marks.filter((mark) => mark.x === x).map((mark) => mark.name).join(', ');
   return {
-    head: [model.x.name, ...shown.map((s) => s.name)],
-    rows: xs.map((x) => [x, ...maps.map((m) => m.get(x) ?? null)]),
+    head: [model.x.name, ...shown.map((s) => s.name), ...(marks.length ? [t('chart.marks')] : [])],
+    rows: xs.map((x) => [x, ...maps.map((m) => m.get(x) ?? null), ...(marks.length ? [named(x)] : [])]),
   };
 }
 

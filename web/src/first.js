@@ -31,10 +31,11 @@ export const comparedIds = (params) =>
 export const comparedMetric = (params, key) =>
   METRICS.all.includes(params.get(key)) ? params.get(key) : { m1: 'macro_f1', m2: 'dev_loss' }[key];
 export const comparedSeries = (params) => [
+  ...(params.get('x') === 'clock' ? ['recorded_at'] : []),
   ...new Set(['elapsed_seconds', ...TABLE, comparedMetric(params, 'm1'), comparedMetric(params, 'm2')]),
 ];
-export const comparePath = (ids, names) =>
-  `compare${query({ ids: ids.join(','), fields: names.join(','), max_points: SERIES_POINTS })}`;
+export const comparePath = (ids, names, smooth = null) =>
+  `compare${query({ ids: ids.join(','), fields: names.join(','), max_points: SERIES_POINTS, smooth })}`;
 
 /** The path below /api/v1, or null. */
 export function firstPath(pathname, search) {

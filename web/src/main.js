@@ -37,7 +37,7 @@ let current = null; // {key, page}
 // ---- header ----
 const badge = h('button', { type: 'button', class: 'line-state', onclick: retryStream });
 const badgeText = h('span', { role: 'status' });
-const queueText = h('a', { class: 'queue num', href: href(['runs'], { status: 'running,queued' }) });
+const queueText = h('a', { class: 'queue num', href: href(['runs'], { status: 'running,queued', sort: 'queue' }) });
 
 function drawHeader() {
   const { parts } = route();

@@ -1,4 +1,5 @@
-// The vertical marks of a run's curves: where it collapsed, and where its guard went back to earlier weights.
+// The vertical marks of a run's curves: where it collapsed, where its guard went back to earlier weights, where it was
+// taken up again, and where it ended early.
 import { t } from './i18n.js';
 
 const COLLAPSE = 0.6; // of the best macro-F1 so far
@@ -30,3 +31,19 @@ export function collapses(rows, x) {
   });
   return found;
 }
+
+/** The first epoch of each attempt but the first: after a kill, a pause or a retry. */
+export function resumptions(rows, x) {
+  const attempt = rows.column('attempt');
+  return attempt.flatMap((n, i) => (i > 0 && n > (attempt[i - 1] ?? n) ? [{ x: x[i], name: t('mark.resumed') }] : []));
+}
+
+/** Where the run stopped because it no longer got better. */
+function earlyStop(rows, x, run) {
+  const p = run?.progress;
+  return p?.stopped_early && rows.last === p.epoch ? [{ x: x.at(-1), name: t('mark.early_stop') }] : [];
+}
+
+/** All marks, in the order of x. Columns of epochs, where they lie, and the run's resource. */
+export const marksOf = (rows, x, run) =>
+  [...rollbacks(rows, x), ...collapses(rows, x), ...resumptions(rows, x), ...earlyStop(rows, x, run)].sort((a, b) => a.x - b.x);

@@ -73,7 +73,7 @@ export function timeLeft(r) {
   return NONE;
 }
 
-/** key → {cell(run), sort: API key, num: right-aligned, phone: shown on narrow screens} */
+/** key → {cell(run), sort: API key, rising: sorted upwards at first, num: right-aligned, phone: shown on narrow screens} */
 export const COLUMNS = {
   status: { sort: 'status', phone: true, cell: (r) => statusMark(r.status) },
   name: {
@@ -106,7 +106,7 @@ export const COLUMNS = {
   accuracy: { sort: 'best_accuracy', num: true, cell: (r) => score(r.best?.accuracy) },
   retention: { num: true, cell: (r) => percent(r.retention?.macro_f1) },
   progress: { phone: true, cell: progressCell },
-  eta: { num: true, phone: true, cell: timeLeft },
+  eta: { sort: 'queue', rising: true, num: true, phone: true, cell: timeLeft },
   speed: {
     num: true,
     cell: (r) =>

@@ -92,8 +92,15 @@ function entryOf(id) {
 function addEpochs(id, list) {
   const { rows, names } = metrics.get(id);
   for (const row of list) rows.add(names ? Object.fromEntries(['epoch', ...names].map((name) => [name, row[name]])) : row);
-  if (rows.length > 2 * SERIES_POINTS) rows.pick(thin(rows.column('macro_f1'), SERIES_POINTS));
+  if (rows.length > 2 * SERIES_POINTS) rows.pick(thin(rows.column('macro_f1'), SERIES_POINTS, marked(rows)));
   emit(`metrics:${id}`, rows);
+}
+
+/** The rows that charts mark, as the daemon keeps them too. */
+function marked(rows) {
+  const [back, attempt, best] = ['rollback', 'attempt', 'is_best'].map((name) => rows.column(name));
+  const stays = (i) => Boolean(back[i]) || (i > 0 && attempt[i] !== attempt[i - 1]) || i === best.lastIndexOf(true);
+  return back.map((_, i) => i).filter(stays);
 }
 
 /** One reading at a time; epochs that events bring meanwhile go behind what was read. */
@@ -111,21 +118,36 @@ function reading(ids, work) {
   return pending;
 }
 
-/** All columns of a run: fetched once, then only the epochs that are missing; a final run that was read whole never again. */
-export async function loadMetrics(id) {
+/** Whether averages have to come from the daemon: it has more rows than are here. */
+export const lacksAverages = (rows, tau) => tau > 0 && rows.reduced && rows.tau !== tau;
+
+/**
+ * All columns of a run: fetched once, then only the epochs that are missing; a final run that was read whole never again.
+ * Of a history that came reduced, averages (tau epochs to fade to 1/e) come with another reading.
+ */
+export async function loadMetrics(id, tau = 0) {
   const entry = entryOf(id);
   while (entry.pending) await entry.pending.catch(() => {});
-  if (entry.whole && entry.names === null) return entry.rows;
+  const anew = entry.names !== null || lacksAverages(entry.rows, tau);
+  if (entry.whole && !anew) return entry.rows;
   return reading([id], async () => {
     const wasFinal = isFinal(id);
-    const after = entry.names === null && entry.rows.length ? entry.rows.last : null;
-    const { epochs } = await get(`experiments/${id}/metrics${query({ max_points: SERIES_POINTS, after })}`);
-    if (entry.names !== null) entry.rows = new Columns('epoch');
+    const after = !anew && entry.rows.length ? entry.rows.last : null;
+    const smooth = anew && lacksAverages(entry.rows, tau) ? tau : null;
+    const answer = await get(`experiments/${id}/metrics${query({ max_points: SERIES_POINTS, after, smooth })}`);
+    if (anew) entry.rows = new Columns('epoch', undefined, { reduced: answer.reduced, tau: smooth ?? 0 });
     entry.names = null;
     entry.whole = wasFinal;
-    addEpochs(id, epochs);
+    addEpochs(id, answer.epochs);
     return entry.rows;
   });
+}
+
+/** Some epochs of a run, up to and with the last, as they are wanted for a zoom; not kept. */
+export async function readEpochs(id, first, last, tau = 0) {
+  const range = { after: first - 1, before: last, max_points: SERIES_POINTS, smooth: tau || null };
+  const { epochs, reduced } = await get(`experiments/${id}/metrics${query(range)}`);
+  return Columns.of('epoch', epochs, { reduced, tau });
 }
 
 /** The epochs that are missing behind those held, in the columns that are held. */
@@ -139,19 +161,26 @@ async function loadMissing(id) {
   });
 }
 
-/** Some columns of many runs, and the runs themselves, in one call; asks only for runs of which something is missing. */
-export async function loadSeries(ids, names) {
+/**
+ * Some columns of many runs, and the runs themselves, in one call; asks only for runs of which something is missing, be
+ * it averages of a history that came reduced.
+ */
+export async function loadSeries(ids, names, tau = 0) {
   await Promise.all(ids.map((id) => metrics.get(id)?.pending?.catch(() => {})));
-  const wanted = ids.filter((id) => !runs.has(id) || !hasSeries(id, names)).slice(0, COMPARED);
+  const lacking = (id) => metrics.get(id)?.names !== null && lacksAverages(entryOf(id).rows, tau);
+  const wanted = ids.filter((id) => !runs.has(id) || !hasSeries(id, names) || lacking(id)).slice(0, COMPARED);
   if (!wanted.length) return;
   const fields = [...new Set([...names, ...wanted.flatMap((id) => [...(metrics.get(id)?.names ?? [])])])];
+  const smoothed = wanted.some(lacking) ? tau : 0;
   const before = new Map(touched);
   await reading(wanted, async () => {
-    const { experiments } = await get(comparePath(wanted, fields));
-    for (const { series, ...resource } of experiments) {
+    const { experiments } = await get(comparePath(wanted, fields, smoothed || null));
+    for (const { series, smooth, ...resource } of experiments) {
       const entry = entryOf(resource.id);
       if (entry.names !== null) {
-        entry.rows = new Columns('epoch', series);
+        const reduced = series.epoch.length < (resource.progress?.epoch ?? 0);
+        entry.rows = new Columns('epoch', series, { reduced, tau: smoothed });
+        if (smooth) entry.rows.setAverages(smooth);
         entry.names = new Set(fields);
         entry.whole = FINAL.has(resource.status);
         emit(`metrics:${resource.id}`, entry.rows);
@@ -165,22 +194,34 @@ export async function loadSeries(ids, names) {
 
 // ---- steps ---------------------------------------------------------------------------------------------------------
 
-/** The steps of a run between two steps (null: open), reduced by the server; kept for the open range only. */
-export async function loadSteps(id, from = null, to = null) {
+export const stepsOf = (id) => steps.get(id) ?? null;
+
+/**
+ * The steps of a run between two steps (null: open), reduced by the server; kept for the open range only. tau: with
+ * averages (as many steps to fade to 1/e), where the server has more steps than it sends.
+ */
+export async function loadSteps(id, from = null, to = null, tau = 0) {
   const whole = from === null && to === null;
-  if (whole && steps.has(id)) return steps.get(id);
-  const range = `${from === null ? '' : `&after=${Math.floor(from) - 1}`}${to === null ? '' : `&before=${Math.ceil(to)}`}`;
-  const answer = await get(`experiments/${id}/steps?max_points=${STEP_POINTS}${range}`);
-  const rows = new Columns('step');
-  for (const row of answer.steps) rows.add(row);
-  if (whole) steps.set(id, rows);
-  return rows;
+  const held = whole ? steps.get(id) : null;
+  if (held && !lacksAverages(held, tau)) return held;
+  const smooth = whole && !held ? 0 : tau; // a first reading tells whether averages have to be asked for
+  const range = whole ? {} : { after: Math.floor(from) - 1, before: Math.ceil(to) };
+  const answer = await get(`experiments/${id}/steps${query({ max_points: STEP_POINTS, ...range, smooth: smooth || null })}`);
+  const rows = Columns.of('step', answer.steps, { reduced: answer.reduced, tau: smooth });
+  if (!whole) return rows;
+  const live = steps.get(id);
+  if (live) rows.addFrom(live); // events are ahead of what the daemon has stored
+  steps.set(id, rows);
+  return lacksAverages(rows, tau) ? loadSteps(id, null, null, tau) : rows;
 }
 
 function addSteps(id, items) {
   const rows = steps.get(id);
   if (!rows) return;
-  for (const row of items) rows.add(row);
+  for (const row of items) {
+    if (row.step > (rows.last ?? 0) + 1) rows.reduced = true; // events bring but some of the steps
+    rows.add(row);
+  }
   if (rows.length > 2 * STEP_POINTS) rows.pick(thin(rows.column('loss'), STEP_POINTS));
   emit(`steps:${id}`, rows);
 }
@@ -258,13 +299,10 @@ function receive(type, data) {
 function catchUpSteps(id) {
   const rows = steps.get(id);
   if (!rows || isFinal(id)) return;
-  loadSteps(id, rows.length ? rows.last + 1 : 1, Number.MAX_SAFE_INTEGER)
+  loadSteps(id, rows.length ? rows.last + 1 : 1, Number.MAX_SAFE_INTEGER, rows.tau)
     .then((more) => {
-      const names = Object.keys(more.columns);
-      addSteps(
-        id,
-        more.columns.step.map((_, i) => Object.fromEntries(names.map((n) => [n, more.columns[n][i]]))),
-      );
+      steps.get(id)?.addFrom(more);
+      addSteps(id, []);
     })
     .catch(() => {});
 }

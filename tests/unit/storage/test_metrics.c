@@ -73,6 +73,24 @@ static void test_epochs(void **state) {
     assert_int_equal(raw_int(f, "SELECT count(*) FROM epochs"), 6);
 }
 
+/* An epoch that is told again after a resumption keeps the attempt that recorded it first. */
+static void test_attempt_stays(void **state) {
+    struct fixture *f = *state;
+    struct dd_epoch_row *rows = NULL;
+    size_t count = 0;
+    int64_t id = insert_sample(f, "x", 0);
+    const int told[][2] = {{1, 1}, {2, 1}, {2, 2}, {3, 2}}; /* epoch, attempt */
+    for (size_t i = 0; i < DD_ARRAY_LEN(told); i++) {
+        struct dd_epoch_row row = epoch_row(told[i][0], 0.5, true);
+        row.attempt = told[i][1];
+        assert_ok(f, dd_storage_epoch_put(f->storage, id, &row, NULL, NULL, 0, NULL, &f->err));
+    }
+    assert_ok(f, dd_storage_epochs_get(f->storage, id, 0, &rows, &count, &f->err));
+    assert_int_equal(count, 3);
+    assert_true(rows[0].attempt == 1 && rows[1].attempt == 1 && rows[2].attempt == 2);
+    free(rows);
+}
+
 static void test_best_and_last(void **state) {
     struct fixture *f = *state;
     int64_t id = insert_sample(f, "x", 0);
@@ -391,17 +409,9 @@ static void test_patch(void **state) {
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
-        T(test_epochs),
-        T(test_best_and_last),
-        T(test_replay_changes_nothing),
-        T(test_steps),
-        T(test_predictions),
-        T(test_reference),
-        T(test_progress_and_result),
-        T(test_log),
-        T(test_delete_takes_all_rows),
-        T(test_row_round_trip),
-        T(test_patch),
+        T(test_epochs), T(test_attempt_stays),         T(test_best_and_last),  T(test_replay_changes_nothing),
+        T(test_steps),  T(test_predictions),           T(test_reference),      T(test_progress_and_result),
+        T(test_log),    T(test_delete_takes_all_rows), T(test_row_round_trip), T(test_patch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,6 +79,8 @@ export default {
     'A run distils a teacher into a smaller student. This makes one; it waits in the queue, trains, and draws its curves here:',
   'runs.sooner': 'Move up in the queue',
   'runs.later': 'Move down in the queue',
+  'runs.is_first': 'It is the first in the queue.',
+  'runs.is_last': 'It is the last in the queue.',
 
   'run.curves': 'Curves',
   'run.details': 'Details',
@@ -151,6 +153,8 @@ export default {
   'chart.lr': 'Learning rate',
   'chart.grad_norm': 'Gradient norm',
   'chart.table': 'Table',
+  'chart.mark': '{x}: {name}',
+  'chart.marks': 'marks',
   'chart.log': 'log y',
   'chart.smoothing': 'Smoothing',
   'chart.reset_zoom': 'Reset zoom',
@@ -179,6 +183,7 @@ export default {
   'mark.rollback': 'rolled back to epoch {epoch}',
   'mark.restart': 'rolled back to the first weights',
   'mark.resumed': 'resumed',
+  'mark.early_stop': 'stopped early',
   'summary.loss':
     'Over {epochs} epochs the training loss went from {first} to {last}; the dev loss was lowest at {dev}, in epoch {epoch}.',
   'summary.score': 'Macro-F1 was best at {best} in epoch {epoch} and is {last} now.',

@@ -9,6 +9,7 @@ import { runColour, runDash, runSymbol } from '../colour.js';
 import { bytes, delta, duration, number, percent, score, shortScore } from '../format.js';
 import { attempt, chip, notice, segmented } from '../widgets.js';
 import { href, route, setParams } from '../router.js';
+import { hiddenSeries, logY, param, smoothing, tableState, tauOf, toggleSeries, X_MODES, xAxis, xMode, xOf, zoom, zoomTo } from '../view.js';
 import { loadRun, loadRuns, loadSeries, on, run, seriesOf } from '../store.js';
 import { comparedIds, comparedMetric, comparedSeries, METRICS } from '../first.js';
 import { smooth } from '../smooth.js';
@@ -46,27 +47,20 @@ export function mount(root) {
   );
   fill(root, h('div', { class: 'page' }, h('h1', { class: 'page-title' }, t('nav.compare')), note, body));
 
-  const param = (name) => route().params.get(name);
-  const xMode = () => (param('x') === 'time' ? 'time' : 'epoch');
-  const smoothing = () => Math.min(0.98, Math.max(0, Number(param('smooth')) || 0));
-  const hidden = () => new Set((param('hide') ?? '').split(',').filter(Boolean));
   const seeds = () => param('seeds') === '1';
   const baseline = () => (ids.includes(Number(param('base'))) ? Number(param('base')) : ids[0]);
   const series = () => comparedSeries(route().params);
   const label = (id) => (run(id)?.name ? `#${id} ${run(id).name}` : `#${id}`);
-  const toggle = (id) => {
-    const set = hidden();
-    if (!set.delete(String(id))) set.add(String(id));
-    setParams({ hide: [...set].join(',') || null });
-  };
 
   // ---- curves ----
-  const xOf = (rows) => (xMode() === 'time' ? rows.column('elapsed_seconds') : rows.column('epoch'));
+  const tau = () => tauOf(smoothing());
+  /** A column, smoothed as the reader wants it. */
+  const averaged = (rows, name) => rows.averages(name, tau()) ?? smooth(rows.column('epoch'), rows.column(name), tau());
 
   function lineOf(id, name) {
     const rows = seriesOf(id);
     if (!rows?.length) return [];
-    const x = xOf(rows);
+    const x = xOf(rows, run(id));
     const y = rows.column(name);
     const base = {
       id: String(id),
@@ -79,30 +73,36 @@ export function mount(root) {
     if (!smoothing()) return [{ ...base, x, y }];
     return [
       { ...base, id: `${id}:raw`, faint: true, x, y },
-      { ...base, x, y: smooth(rows.column('epoch'), y, -1 / Math.log(smoothing())), raw: y },
+      { ...base, x, y: averaged(rows, name), raw: y },
     ];
   }
 
   /** Mean over the seeds of a group at each epoch that all have, with the least and the largest as faint lines. */
   function groupLines(group, name) {
-    const rows = group.map(seriesOf).filter((r) => r?.length);
-    if (!rows.length) return [];
-    const n = Math.min(...rows.map((r) => r.length));
-    const x = xOf(rows[0]).slice(0, n);
-    const at = (i, fn) => {
-      const values = rows.map((r) => r.column(name)[i]).filter((v) => v !== null);
-      return values.length ? fn(values) : null;
-    };
-    const over = (fn) => x.map((_, i) => at(i, fn));
-    const [id] = group;
-    const base = { toggle: String(id), colour: runColour(id), x };
+    const members = group.filter((id) => seriesOf(id)?.length);
+    if (members.length < 2) return members.flatMap((id) => lineOf(id, name));
+    const [id] = members;
+    const first = seriesOf(id);
+    const places = new Map(xOf(first, run(id)).map((x, i) => [first.column('epoch')[i], x]));
+    const columns = members.map((member) => {
+      const rows = seriesOf(member);
+      const y = averaged(rows, name);
+      return new Map(rows.column('epoch').map((epoch, i) => [epoch, y[i]]));
+    });
+    const shared = first.column('epoch').filter((epoch) => columns.every((column) => column.has(epoch)));
+    const over = (fn) =>
+      shared.map((epoch) => {
+        const values = columns.map((column) => column.get(epoch)).filter((v) => v !== null);
+        return values.length ? fn(values) : null;
+      });
+    const base = { toggle: String(id), colour: runColour(id), x: shared.map((epoch) => places.get(epoch)) };
     return [
       { ...base, id: `${id}:low`, faint: true, y: over((v) => Math.min(...v)) },
       { ...base, id: `${id}:high`, faint: true, y: over((v) => Math.max(...v)) },
       {
         ...base,
         id: String(id),
-        name: t('compare.mean_of', { name: label(id), n: rows.length }),
+        name: t('compare.mean_of', { name: label(id), n: members.length }),
         dash: runDash(id),
         symbol: runSymbol(id),
         width: 2,
@@ -118,14 +118,10 @@ export function mount(root) {
     if (!series.length) return null;
     const isScore = METRICS.scores.includes(name);
     return {
-      x: {
-        name: t(`x.${xMode()}`),
-        format: xMode() === 'time' ? duration : (v) => String(Math.round(v)),
-        whole: xMode() === 'epoch',
-      },
+      x: xAxis(false, zoom('z')),
       y: {
         name: t(`metric.${name}`),
-        log: param('log') === '1' && !isScore,
+        log: logY() && !isScore,
         format: isScore ? score : number,
         tick: isScore ? shortScore : undefined,
       },
@@ -165,8 +161,10 @@ export function mount(root) {
       name: `compare-${key}`,
       group: 'compare',
       tall: true,
-      hidden,
-      onToggle: toggle,
+      ...tableState(key),
+      hidden: hiddenSeries,
+      onToggle: toggleSeries,
+      onZoom: zoomTo('z'),
       model: () => curveModel(name()),
       summary: () => curveSummary(name()),
     });
@@ -403,19 +401,16 @@ export function mount(root) {
       h('span', { class: 'label' }, 'x'),
       segmented(
         'x',
-        [
-          ['epoch', t('x.epoch')],
-          ['time', t('x.time')],
-        ],
+        X_MODES.map((m) => [m, t(`x.${m}`)]),
         xMode(),
-        (m) => setParams({ x: m === 'epoch' ? null : m }),
+        (m) => setParams({ x: m === 'epoch' ? null : m, z: null }),
       ),
       h(
         'label',
         { class: 'check' },
         h('input', {
           type: 'checkbox',
-          checked: param('log') === '1',
+          checked: logY(),
           onchange: (e) => setParams({ log: e.target.checked ? '1' : null }),
         }),
         t('chart.log'),
@@ -461,12 +456,14 @@ export function mount(root) {
           ['best', 'last', '10', '20'].map((v) => h('option', { value: v })),
         ),
       ),
+      zoom('z') &&
+        h('button', { type: 'button', class: 'small', onclick: () => setParams({ z: null }) }, t('chart.reset_zoom')),
     );
   }
 
   const tableSoon = debounce(() => root.isConnected && drawTable(), 200);
   function redraw() {
-    loadSeries(ids, series()).catch(() => {}); // another metric may have been chosen
+    loadSeries(ids, series(), tau()).catch(() => {}); // another metric or smoothing may have been chosen
     if (!controls.contains(document.activeElement)) drawControls();
     drawTable();
     drawSpecs();
@@ -501,18 +498,21 @@ export function mount(root) {
       chartPanel({
         title: t('compare.f1_size'),
         name: 'compare-size',
+        ...tableState('size'),
         model: costModel((r) => r.model?.bytes, t('column.size'), bytes),
         summary: countSummary,
       }),
       chartPanel({
         title: t('compare.f1_time'),
         name: 'compare-time',
+        ...tableState('time'),
         model: costModel((r) => r.progress?.elapsed_seconds, t('compare.time'), duration),
         summary: countSummary,
       }),
       chartPanel({
         title: t('compare.parallel'),
         name: 'compare-parallel',
+        ...tableState('parallel'),
         model: parallelModel,
         summary: countSummary,
       }),

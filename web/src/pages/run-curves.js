@@ -4,91 +4,39 @@ import { debounce, h } from '../dom.js';
 import { t } from '../i18n.js';
 import { chartPanel } from '../chartpanel.js';
 import { runColour } from '../colour.js';
-import { duration, fullTime, number, score, shortScore } from '../format.js';
-import { segmented } from '../widgets.js';
-import { route, setParams } from '../router.js';
-import { loadSteps, metricsOf, on, run, watchSteps } from '../store.js';
-import { collapses, rollbacks } from '../marks.js';
+import { number, score, shortScore } from '../format.js';
+import { explain } from '../api.js';
+import { notice, segmented } from '../widgets.js';
+import { setParams } from '../router.js';
+import { lacksAverages, loadMetrics, loadSteps, metricsOf, on, readEpochs, run, stepsOf, watchSteps } from '../store.js';
+import { detail } from '../detail.js';
+import { marksOf } from '../marks.js';
 import { smooth } from '../smooth.js';
 import { token } from '../theme.js';
+import { hiddenSeries, logY, param, smoothing, tableState, tauOf, toggleSeries, X_MODES, xAxis, xMode, xOf, zoom, zoomTo } from '../view.js';
 
 const SMOOTHINGS = [0, 0.4, 0.7, 0.9];
 const STEP_UNITS = 200; // smoothing of step curves counts in 1/200 of the run, so that it does not depend on its length
-const LEAST_WAIT_S = 1;
 const HIDDEN_AT_FIRST = ['teacher_agreement'];
 
 export function curves(id) {
-  const param = (name) => route().params.get(name);
-  const xMode = () => (['step', 'time', 'clock'].includes(param('x')) ? param('x') : 'epoch');
-  const logY = () => param('log') === '1';
-  const smoothing = () => Math.min(0.98, Math.max(0, Number(param('smooth')) || 0));
-  const hidden = () => new Set(param('hide') === null ? HIDDEN_AT_FIRST : param('hide').split(',').filter(Boolean));
-  const zoom = (name) => {
-    const parts = (param(name) ?? '').split('~').map(Number);
-    return parts.length === 2 && parts.every(Number.isFinite) ? parts : null;
-  };
-  const toggle = (seriesId) => {
-    const set = hidden();
-    if (!set.delete(seriesId)) set.add(seriesId);
-    setParams({ hide: [...set].join(',') });
-  };
-  const zoomTo = (name) => (from, to) => {
-    if (from === null && !param(name)) return;
-    const short = (v) => (xMode() === 'clock' ? Math.round(v) : Number(v.toPrecision(7)));
-    setParams({ [name]: from === null ? null : `${short(from)}~${short(to)}` });
-  };
-  const tables = () => new Set((param('table') ?? '').split(',').filter(Boolean));
-  const tableState = (name) => ({
-    table: () => tables().has(name),
-    onTable: (shown) => {
-      const set = tables();
-      if (shown) set.add(name);
-      else set.delete(name);
-      setParams({ table: [...set].join(',') || null });
-    },
-  });
+  const hidden = () => hiddenSeries(HIDDEN_AT_FIRST);
+  const toggle = (seriesId) => toggleSeries(seriesId, HIDDEN_AT_FIRST);
 
-  // ---- x ----
-  /** Values of x for rows that carry epoch or step and elapsed seconds, in the chosen unit. */
-  function xOf(rows, perStep) {
-    const mode = xMode();
-    const r = run(id);
-    const stepsPerEpoch = (r?.progress?.steps ?? 0) / (r?.progress?.epochs || 1);
-    if (mode === 'epoch')
-      return perStep ? rows.column('step').map((s) => (stepsPerEpoch ? s / stepsPerEpoch : s)) : rows.column('epoch');
-    if (mode === 'step')
-      return perStep ? rows.column('step') : rows.column('epoch').map((e) => Math.round(e * stepsPerEpoch));
-    const elapsed = rows.column('elapsed_seconds');
-    if (mode === 'time') return elapsed;
-    const start = Date.parse(r?.started_at ?? 0);
-    return rows.column('recorded_at').map((at, i) => (at ? Date.parse(at) : start + 1000 * elapsed[i]));
-  }
-  function xAxis(perStep, range) {
-    const formats = {
-      epoch: (v) => (perStep ? String(Number(v.toFixed(2))) : String(Math.round(v))),
-      step: (v) => String(Math.round(v)),
-      time: duration,
-      clock: (v) => fullTime(new Date(v).toISOString()),
-    };
-    const mode = xMode();
-    return {
-      name: t(`x.${mode}`),
-      type: mode === 'clock' ? 'time' : 'value',
-      format: formats[mode],
-      whole: mode === 'step' || (mode === 'epoch' && !perStep),
-      min: range?.[0],
-      max: range?.[1],
-    };
+  /** Epochs or steps until a value has faded to 1/e; 0: no smoothing. */
+  function tau(perStep) {
+    const unit = perStep ? Math.max(1, (run(id)?.progress?.steps ?? 1) / STEP_UNITS) : 1;
+    return unit * tauOf(smoothing());
   }
 
-  /** A series, and its raw self behind it when it is smoothed. */
-  function smoothed(spec, key, x, y) {
-    const s = smoothing();
-    if (!s || spec.plain) return [{ ...spec, x, y }];
-    const unit = spec.perStep ? Math.max(1, (run(id)?.progress?.steps ?? 1) / STEP_UNITS) : 1;
+  /** A series of a column, and its raw self behind it when it is smoothed. */
+  function smoothed(spec, rows, column, x) {
+    const y = rows.column(column);
+    const average = spec.plain ? 0 : tau(spec.perStep);
+    if (!average) return [{ ...spec, x, y }];
     return [
       { ...spec, id: `${spec.id}:raw`, toggle: spec.id, faint: true, x, y },
-      { ...spec, x, y: smooth(key, y, -unit / Math.log(s)), raw: y },
+      { ...spec, x, y: rows.averages(column, average) ?? smooth(rows.column(rows.key), y, average), raw: y },
     ];
   }
 
@@ -103,34 +51,27 @@ export function curves(id) {
     dev: token('--c-dev'),
     third: token('--c-third'),
   });
+  const epochs = detail({
+    load: async (average) => {
+      const rows = metricsOf(id);
+      return rows && !lacksAverages(rows, average) ? rows : loadMetrics(id, average);
+    },
+    held: () => metricsOf(id),
+    read: (first, last, average) => readEpochs(id, first, last, average),
+    xOf: (rows) => xOf(rows, run(id)),
+    range: () => zoom('z'),
+    tau: () => tau(false),
+    changed: () => [loss, scores].forEach((panel) => panel.now()),
+    failed: (problem) => notice(explain(problem), { bad: true }),
+  });
   function epochModel(list, y, extra) {
-    const rows = metricsOf(id);
+    const rows = epochs.rows();
     if (!rows?.length) return null;
-    const x = xOf(rows, false);
+    const x = xOf(rows, run(id));
     const series = list(colours())
       .filter((s) => some(rows.column(s.id)))
-      .flatMap((s) => smoothed({ ...s, name: t(`metric.${s.id}`) }, rows.column('epoch'), x, rows.column(s.id)));
-    return { x: xAxis(false, zoom('z')), y, series, marks: marks(rows, x), ...extra?.(rows, x) };
-  }
-
-  function marks(rows, x) {
-    return [...rollbacks(rows, x), ...collapses(rows, x), ...resumptions(rows, x)];
-  }
-
-  /**
-   * Where the run was taken up again after a kill, a pause or a retry: the attempts − 1 longest waits between two epochs
-   * that are not explained by the time the later epoch took.
-   */
-  function resumptions(rows, x) {
-    const again = (run(id)?.attempts ?? 1) - 1;
-    if (again < 1) return [];
-    const at = rows.column('recorded_at').map((time) => (time ? Date.parse(time) / 1000 : NaN));
-    const seconds = rows.column('seconds');
-    const waits = x
-      .map((_, i) => ({ i, wait: i ? at[i] - at[i - 1] - (seconds[i] ?? 0) : 0 }))
-      .filter(({ wait }) => wait > LEAST_WAIT_S);
-    waits.sort((a, b) => b.wait - a.wait);
-    return waits.slice(0, again).map(({ i }) => ({ x: x[i], name: t('mark.resumed') }));
+      .flatMap((s) => smoothed({ ...s, name: t(`metric.${s.id}`) }, rows, s.id, x));
+    return { x: xAxis(false, zoom('z')), y, series, marks: marksOf(rows, x, run(id)), ...extra?.(rows, x) };
   }
 
   const lossModel = () =>
@@ -236,51 +177,30 @@ export function curves(id) {
   });
 
   // ---- steps ----
-  let stepRows = null; // of the zoomed range; the open range lives in the store and grows
-  let stepRange = '';
-  async function readSteps() {
-    const range = stepZoom();
-    const key = range ? range.join() : '';
-    if (stepRows && key === stepRange) return;
-    stepRange = key;
-    try {
-      const rows = await loadSteps(id, range?.[0] ?? null, range?.[1] ?? null);
-      if (key === stepRange) stepRows = rows;
-      stepPanels.forEach((panel) => panel.now());
-    } catch {
-      stepRange = '?'; // asked again with the next change
-    }
-  }
-  /** The zoom of the step charts in steps, whatever x shows. */
-  function stepZoom() {
-    const range = zoom('sz');
-    if (!range) return null;
-    const r = run(id);
-    const perEpoch = (r?.progress?.steps ?? 0) / (r?.progress?.epochs || 1);
-    if (xMode() === 'step') return range.map(Math.round);
-    if (xMode() === 'epoch') return [Math.floor(range[0] * perEpoch), Math.ceil(range[1] * perEpoch)];
-    return null; // time: the axis is cut, the points are those at hand
-  }
+  const steps = detail({
+    load: (average) => loadSteps(id, null, null, average),
+    held: () => stepsOf(id),
+    read: (first, last, average) => loadSteps(id, first, last, average),
+    xOf: (rows) => xOf(rows, run(id), true),
+    range: () => zoom('sz'),
+    tau: () => tau(true),
+    changed: () => stepPanels.forEach((panel) => panel.now()),
+  });
   function stepModel(list, y) {
     return () => {
-      if (!stepRows?.length) return null;
-      const x = xOf(stepRows, true);
+      const rows = steps.rows();
+      if (!rows?.length) return null;
+      const x = xOf(rows, run(id), true);
       const series = list(colours())
-        .filter((s) => some(stepRows.column(s.column)))
-        .flatMap((s) =>
-          smoothed(
-            { ...s, perStep: true, name: t(`metric.${s.id}`) },
-            stepRows.column('step'),
-            x,
-            stepRows.column(s.column),
-          ),
-        );
+        .filter((s) => some(rows.column(s.column)))
+        .flatMap((s) => smoothed({ ...s, perStep: true, name: t(`metric.${s.id}`) }, rows, s.column, x));
       return { x: xAxis(true, zoom('sz')), y: y(), series };
     };
   }
   const stepSummary = (column, key) => () => {
-    if (!stepRows?.length) return t('chart.nothing_yet');
-    const values = stepRows.column(column).filter((v) => v !== null);
+    const rows = steps.rows();
+    if (!rows?.length) return t('chart.nothing_yet');
+    const values = rows.column(column).filter((v) => v !== null);
     if (!values.length) return t('chart.nothing_yet');
     const low = values.reduce((a, b) => Math.min(a, b));
     const high = values.reduce((a, b) => Math.max(a, b));
@@ -352,7 +272,7 @@ export function curves(id) {
       h('span', { class: 'label' }, 'x'),
       segmented(
         'x',
-        ['epoch', 'step', 'time', 'clock'].map((m) => [m, t(`x.${m}`)]),
+        X_MODES.map((m) => [m, t(`x.${m}`)]),
         xMode(),
         (m) => setParams({ x: m === 'epoch' ? null : m, z: null, sz: null }),
       ),
@@ -394,7 +314,8 @@ export function curves(id) {
       else drawControls();
     }
     for (const panel of [loss, scores, ...stepPanels]) panel.now();
-    readSteps();
+    epochs.ask();
+    steps.ask();
   }
 
   const offs = [
@@ -417,7 +338,8 @@ export function curves(id) {
     ),
   );
   drawControls();
-  readSteps();
+  epochs.ask();
+  steps.ask();
   watchSteps(id);
 
   return {

@@ -6,7 +6,7 @@ import { explain, patch, post, remove } from '../api.js';
 import { attempt, chip, confirmDialog, dialog, notice, progressBar, statusMark } from '../widgets.js';
 import { go, href, route, setParams } from '../router.js';
 import { bytes, count, duration, fullTime, NONE, parameters, percent, score } from '../format.js';
-import { FINAL, forget, keep, loadMetrics, loadRun, on, run } from '../store.js';
+import { FINAL, forget, keep, loadRun, on, run } from '../store.js';
 import { shape, optimizerName } from '../runcolumns.js';
 import { curves } from './run-curves.js';
 import { reportTab } from './run-report.js';
@@ -327,7 +327,6 @@ export function mount(root, { parts }) {
     graph = curves(id);
     fill(curvesHost, graph.element);
     showTab(route().params.get('tab') ?? 'report');
-    loadMetrics(id).catch((problem) => notice(explain(problem), { bad: true }));
   }
   begin();
 

@@ -3,7 +3,7 @@
 // unless the newest are on top anyway.
 import { debounce, fill, h, setText } from '../dom.js';
 import { t } from '../i18n.js';
-import { explain, patch, query } from '../api.js';
+import { explain, get, patch, query } from '../api.js';
 import { attempt, curlFor, notice, teach } from '../widgets.js';
 import { go, href, route, setParams } from '../router.js';
 import { COLUMNS, DEFAULT_COLUMNS } from '../runcolumns.js';
@@ -16,6 +16,7 @@ import { count } from '../format.js';
 const PAGE = 200;
 const STATUSES = ['running', 'queued', 'paused', 'finished', 'failed', 'cancelled'];
 const SPARK = ['macro_f1'];
+const QUEUE = 500; // of it, so many are looked at for a move
 
 const EXAMPLE = {
   name: 'my first student',
@@ -206,29 +207,43 @@ export function mount(root) {
   }
 
   function cell(key, r) {
-    if (key === 'priority' && r.status === 'queued') return priorityCell(r);
+    if (key === 'eta' && r.status === 'queued') return queueCell(r);
     return COLUMNS[key].cell(r);
   }
 
-  /** The order of the queue: larger goes first. */
-  function priorityCell(r) {
-    const change = (by) => () =>
-      attempt(async () =>
-        keep(await patch(`experiments/${r.id}`, { priority: (r.priority ?? r.spec.priority ?? 0) + by })),
+  /** The order of the queue: larger priority goes first, then the older. */
+  function queueCell(r) {
+    const button = (by, sign, label) =>
+      h(
+        'button',
+        {
+          type: 'button',
+          class: 'quiet',
+          dataset: { by: String(by) },
+          'aria-label': `${label}: ${r.name || `#${r.id}`}`,
+          title: label,
+          onclick: () => moveInQueue(r.id, by),
+        },
+        sign,
       );
-    return [
-      h(
-        'button',
-        { type: 'button', class: 'quiet', 'aria-label': t('runs.sooner'), title: t('runs.sooner'), onclick: change(1) },
-        '▲',
-      ),
-      h('span', { class: 'num' }, String(r.priority ?? r.spec.priority ?? 0)),
-      h(
-        'button',
-        { type: 'button', class: 'quiet', 'aria-label': t('runs.later'), title: t('runs.later'), onclick: change(-1) },
-        '▼',
-      ),
-    ];
+    return h('span', { class: 'queue-order' }, button(-1, '▲', t('runs.sooner')), button(1, '▼', t('runs.later')));
+  }
+
+  /** A priority beyond that of the run next to it. */
+  async function moveInQueue(id, by) {
+    const moved = await attempt(async () => {
+      const { items } = await get(`experiments${query({ status: 'queued', sort: 'queue', limit: QUEUE })}`);
+      const at = items.findIndex((r) => r.id === id);
+      if (at < 0) return false; // it has begun meanwhile
+      const next = items[at + by];
+      if (next) keep(await patch(`experiments/${id}`, { priority: (next.priority ?? 0) - by }));
+      else notice(t(by < 0 ? 'runs.is_first' : 'runs.is_last'));
+      return Boolean(next);
+    });
+    if (!moved || sortKey() !== 'queue') return;
+    await reload();
+    const row = rows.row(index.get(id));
+    row?.querySelector(`[data-by="${by}"]`)?.focus({ preventScroll: true });
   }
 
   function renderHead() {
@@ -243,7 +258,7 @@ export function mount(root) {
       headRow,
       h('th', { role: 'columnheader', scope: 'col', class: 'select' }, all),
       columns().map((key) => {
-        const { sort: field, num } = COLUMNS[key];
+        const { sort: field, num, rising } = COLUMNS[key];
         const up = sort === field;
         const down = sort === `-${field}`;
         const label = t(`column.${key}`);
@@ -258,7 +273,7 @@ export function mount(root) {
           field
             ? h(
                 'button',
-                { type: 'button', class: 'sort', onclick: () => setParams({ sort: down ? field : `-${field}` }) },
+                { type: 'button', class: 'sort', onclick: () => setParams({ sort: down || (rising && !up) ? field : `-${field}` }) },
                 label,
                 h('span', { 'aria-hidden': 'true' }, up ? ' ↑' : down ? ' ↓' : ''),
               )
