@@ -18,7 +18,7 @@ static const struct later_column {
     {"experiments", "sweep_point", "0"}, {"experiments", "stopped", "NULL"}, {"experiments", "asha_free", "0"},
     {"sweeps", "asha_min_epochs", "0"},  {"sweeps", "asha_eta", "0"},        {"sweeps", "asha_accuracy", "0"},
     {"epochs", "rollback", "0"},         {"epochs", "rollback_to", "0"},     {"epochs", "train_hidden", "NULL"},
-    {"epochs", "train_cls", "NULL"},
+    {"epochs", "train_cls", "NULL"},     {"epochs", "attempt", "0"},
 };
 
 static sqlite3 *raw_open(const char *path) {
