@@ -69,9 +69,11 @@ static void test_queue_full(void **state) {
     struct dd_api_stats before;
     dd_api_get_stats(server, &before);
     for (int i = 0; i < MANY; i++) {
+        if (i == 2) {
+            fake_wait_running(2); /* so that the others meet threads that are taken */
+        }
         clients[i] = send_predict();
     }
-    fake_wait_running(2);
     wait_parked(64, before.responses_5xx + MANY - 66);
     struct reply r; /* what is refused is answered while the others still wait */
     for (int i = 0; busy < MANY - 66; i = (i + 1) % MANY) {
