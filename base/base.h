@@ -103,6 +103,12 @@ void *dd_calloc(size_t count, size_t size);
 void *dd_realloc_array(void *old, size_t count, size_t size);
 /* Zeroed, aligned to 64 bytes; freed by free(). For float slabs of over 2 MiB asks for huge pages. */
 void *dd_calloc_aligned(size_t count, size_t size);
+/* Zeroed, for arrays of many MiB: mapped at a huge page's border, and taken from the system only as it is written to.
+ * NULL as dd_calloc; freed by dd_slab_free with the same count and size. */
+void *dd_slab_new(size_t count, size_t size);
+void dd_slab_free(void *slab, size_t count, size_t size);
+/* This part of a slab is written here and there: small pages, so that what lies between is never taken. */
+void dd_slab_sparse(void *start, size_t bytes);
 char *dd_strdup(const char *text);                /* NULL gives NULL */
 char *dd_strndup(const char *text, size_t bytes); /* always terminated */
 /* For DD_CLEANUP: `DD_CLEANUP(dd_free_ptr) char *x = NULL;` */

@@ -69,6 +69,61 @@ void *dd_calloc_aligned(size_t count, size_t size) {
     return memory;
 }
 
+/* AddressSanitizer sees the borders of what malloc gave, not those of a mapping. */
+#ifdef __SANITIZE_ADDRESS__
+#define MAPPED false
+#else
+#define MAPPED true
+#endif
+
+static bool mapped_bytes(size_t count, size_t size, size_t *ret_bytes) {
+    size_t bytes;
+    if (!dd_size_mul(count, size, &bytes) || !dd_size_add(bytes, HUGE_PAGE_BYTES - 1, &bytes)) {
+        return false;
+    }
+    *ret_bytes = bytes & ~(HUGE_PAGE_BYTES - 1);
+    return true;
+}
+
+void *dd_slab_new(size_t count, size_t size) {
+    size_t bytes, room;
+    if (!MAPPED) {
+        return dd_calloc_aligned(count, size);
+    }
+    if (dd_failpoint("alloc") || !mapped_bytes(DD_MAX(count, (size_t)1), size, &bytes) ||
+        !dd_size_add(bytes, HUGE_PAGE_BYTES, &room)) {
+        return NULL;
+    }
+    char *map = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) {
+        return NULL;
+    }
+    size_t before = (HUGE_PAGE_BYTES - ((uintptr_t)map & (HUGE_PAGE_BYTES - 1))) & (HUGE_PAGE_BYTES - 1);
+    if (before > 0) {
+        munmap(map, before);
+    }
+    munmap(map + before + bytes, HUGE_PAGE_BYTES - before);
+    madvise(map + before, bytes, MADV_HUGEPAGE); /* a wish: without it the memory is merely slower */
+    return map + before;
+}
+
+void dd_slab_sparse(void *start, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)start + page - 1) & ~(page - 1), end = ((uintptr_t)start + bytes) & ~(page - 1);
+    if (MAPPED && first < end) {
+        madvise((char *)start + (first - (uintptr_t)start), end - first, MADV_NOHUGEPAGE);
+    }
+}
+
+void dd_slab_free(void *slab, size_t count, size_t size) {
+    size_t bytes;
+    if (!MAPPED) {
+        free(slab);
+    } else if (slab != NULL && mapped_bytes(DD_MAX(count, (size_t)1), size, &bytes)) {
+        munmap(slab, bytes);
+    }
+}
+
 char *dd_strdup(const char *text) {
     return text ? dd_strndup(text, strlen(text)) : NULL;
 }

@@ -227,7 +227,7 @@ static enum dd_status allocate(struct dd_bert *bert, struct dd_error *err) {
         return dd_fail_memory(err, SIZE_MAX);
     }
     bert->arena_bytes = plan.used;
-    bert->arena = dd_calloc_aligned(plan.used, 1);
+    bert->arena = dd_slab_new(plan.used, 1);
     if (bert->arena == NULL) {
         return dd_fail_memory(err, plan.used);
     }
@@ -296,7 +296,7 @@ enum dd_status dd_bert_new_int8(const struct dd_bert_config *config, int max_tok
 
 void dd_bert_free(struct dd_bert *bert) {
     if (bert != NULL) {
-        free(bert->arena);
+        dd_slab_free(bert->arena, bert->arena_bytes, 1);
         free(bert);
     }
 }

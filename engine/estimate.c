@@ -2,8 +2,9 @@
  *
  * Lengths in tokens are guessed from a sample of the rows (no tokenizer may exist yet): an ideograph or a punctuation
  * mark is a token, other letters make one for every LETTERS_PER_TOKEN of a word.  Memory is what the _new functions
- * will allocate, by their own word (dd_bert_bytes, dd_optimizer_bytes).  Time is operations over the measured rate of
- * sgemm on this machine, which is probed once a process (under 20 ms).
+ * will reserve, by their own word (dd_bert_bytes, dd_optimizer_bytes): an upper bound, for what is never written to
+ * (the moments of words that no text has, the room for longer batches) is never taken.  Time is operations over the
+ * measured rate of sgemm on this machine, which is probed once a process (under 20 ms).
  */
 #include "engine/train.h"
 

@@ -1,11 +1,12 @@
 /* linear: see linear.h.
  *
- * Tiles, by measurement (oneDNN, one core, GFLOP/s of 589 × 768 and 589 × 3072 outputs, whole: 104 to 113).  Where B is
- * transposed (y = x Wᵀ), each tile packs and transposes its part of W, so flat tiles are dear: 148 × 96 gives 56 to 82,
- * 148 × 192 gives 89 to 95, 296 × 192 gives 93 to 97.  In the other orientations 148 × 192 still gives 97 to 107.
- * Columns are best cut at multiples of 48, the kernel's width: 256 gives less than 192.  So: columns are halved while
- * both halves keep 192, then rows while both keep 288 (B transposed) or 144, until a tile is worth about TILE_FLOPS, a
- * quarter of a millisecond.  A product that would still feed fewer than four cores is cut further.
+ * Tiles, by measurement (oneDNN, one core, GFLOP/s; whole products of 616 or 2158 tokens with 768 and 3072 features
+ * give 95 to 112).  A call packs its part of A and of B, which costs as much as (1 / rows + 1 / columns), most where B
+ * is transposed (y = x Wᵀ): 96 rows give 73 to 92, 192 × 192 gives 84 to 100 in the worst orientations, 320 × 384 and
+ * more give 97 to 107.  Columns are best cut at multiples of 48, the kernel's width.  So the longer side is halved
+ * while both halves keep SIDE_LARGE, until a tile is worth TILE_FLOPS, about two milliseconds; products that then feed
+ * fewer than eight cores are cut further while halves keep SIDE_FEW and a tile is worth a quarter of a millisecond, and
+ * those that feed fewer than four down to SIDE_LEAST.
  */
 #include "engine/linear.h"
 
@@ -14,13 +15,14 @@
 #include <assert.h>
 #include <limits.h>
 
-#define TILE_FLOPS 24e6
+#define TILE_FLOPS 190e6
+#define TILE_FLOPS_LEAST 24e6
 #define TILES_MOST 64
-#define TILES_FEW 4
-#define COLUMNS_LEAST 192
-#define ROWS_LEAST_TRANSPOSED 288
-#define ROWS_LEAST 144
-#define SIDE_LEAST 48 /* of a product that feeds few cores */
+#define TILES_FEW 8
+#define TILES_FEWEST 4
+#define SIDE_LARGE 288
+#define SIDE_FEW 144
+#define SIDE_LEAST 48
 #define ROW_STEP 8
 #define COLUMN_STEP 48
 #define COLUMN_STEP_INT8 (4 * DD_INT8_PANEL)
@@ -29,23 +31,23 @@ static int up(int value, int step) {
     return (value + step - 1) / step * step;
 }
 
-static void cut(struct dd_product *p) {
-    double flops = 2.0 * p->m * p->n * p->k;
-    int rows = 1, columns = 1, rows_least = p->b_transposed ? ROWS_LEAST_TRANSPOSED : ROWS_LEAST;
-    while (rows * columns < TILES_MOST && flops / (rows * columns) > TILE_FLOPS) {
-        int height = p->m / rows, width = p->n / columns;
-        if (width >= 2 * COLUMNS_LEAST) {
-            columns *= 2;
-        } else if (height >= 2 * rows_least) {
-            rows *= 2;
-        } else if (rows * columns < TILES_FEW && height >= width && height >= 2 * SIDE_LEAST) {
-            rows *= 2;
-        } else if (rows * columns < TILES_FEW && width >= 2 * SIDE_LEAST) {
-            columns *= 2;
-        } else {
-            break;
+/* Halves the longer side while both halves keep `least`, a tile is worth more than `flops` and there are fewer than
+ * `most` tiles. */
+static void halve(const struct dd_product *p, double flops, int most, int least, int *rows, int *columns) {
+    while (*rows * *columns < most && 2.0 * p->m * p->n * p->k / (*rows * *columns) > flops) {
+        int height = p->m / *rows, width = p->n / *columns;
+        if (DD_MAX(height, width) < 2 * least) {
+            return;
         }
+        *(height > width ? rows : columns) *= 2;
     }
+}
+
+static void cut(struct dd_product *p) {
+    int rows = 1, columns = 1;
+    halve(p, TILE_FLOPS, TILES_MOST, SIDE_LARGE, &rows, &columns);
+    halve(p, TILE_FLOPS_LEAST, TILES_FEW, SIDE_FEW, &rows, &columns);
+    halve(p, TILE_FLOPS_LEAST, TILES_FEWEST, SIDE_LEAST, &rows, &columns);
     p->tile_rows = DD_MIN(up((p->m + rows - 1) / rows, ROW_STEP), p->m);
     p->tile_columns = DD_MIN(up((p->n + columns - 1) / columns, p->b8 != NULL ? COLUMN_STEP_INT8 : COLUMN_STEP), p->n);
     p->row_tiles = (p->m + p->tile_rows - 1) / p->tile_rows;

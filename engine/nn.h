@@ -92,6 +92,8 @@ void dd_bert_set_tap(struct dd_bert *bert, dd_bert_tap *tap, void *context);
 double dd_bert_flops(const struct dd_bert_config *config, const struct dd_batch *batch,
                      bool training); /* matrix FLOPs, real tokens */
 
+/* Of gradients: the rows of words are written for the batch's words alone, so only theirs shall take memory. */
+void dd_params_expect_few_words(struct dd_params *params);
 /* As dd_params_new; width > 0: with "match.projection" [width, hidden] and its bias behind the model's tensors. */
 enum dd_status dd_params_new_projected(const struct dd_bert_config *config, int width, struct dd_params **ret_params,
                                        struct dd_error *err) DD_MUST_CHECK;

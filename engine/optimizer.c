@@ -166,6 +166,21 @@ static int cut_blocks(const struct dd_optimizer *optimizer, const struct dd_tens
     return n;
 }
 
+/* Where the moments of the slab's float `at` are. */
+static float *moment(const struct dd_optimizer *optimizer, float *slab, size_t at) {
+    return slab != NULL ? slab + (at - optimizer->frozen) : NULL;
+}
+
+/* NULL: no memory.  Rows of words that no text has are never written to, and take none. */
+static float *new_moments(const struct dd_optimizer *optimizer, size_t count) {
+    float *made = dd_slab_new(count, sizeof(float));
+    if (made != NULL) {
+        size_t words = (size_t)optimizer->rows * optimizer->width;
+        dd_slab_sparse(moment(optimizer, made, optimizer->word_at), words * sizeof(float));
+    }
+    return made;
+}
+
 static enum dd_status allocate(struct dd_optimizer *optimizer, const struct dd_tensor *word, struct dd_error *err) {
     const struct dd_params *params = optimizer->params;
     size_t rows = (size_t)optimizer->rows, moments = params->count - optimizer->frozen;
@@ -175,13 +190,13 @@ static enum dd_status allocate(struct dd_optimizer *optimizer, const struct dd_t
     optimizer->seen = dd_calloc(rows, sizeof *optimizer->seen);
     optimizer->fresh = dd_calloc(rows, sizeof *optimizer->fresh);
     if (has_first(&optimizer->spec)) {
-        optimizer->first = dd_calloc_aligned(moments, sizeof(float));
+        optimizer->first = new_moments(optimizer, moments);
     }
     if (has_second(&optimizer->spec)) {
-        optimizer->second = dd_calloc_aligned(moments, sizeof(float));
+        optimizer->second = new_moments(optimizer, moments);
     }
     if (optimizer->spec.ema > 0.0) {
-        optimizer->average = dd_calloc_aligned(params->count, sizeof(float));
+        optimizer->average = dd_slab_new(params->count, sizeof(float));
     }
     if (optimizer->blocks == NULL || optimizer->square == NULL || optimizer->seen == NULL || optimizer->fresh == NULL ||
         (has_first(&optimizer->spec) && optimizer->first == NULL) ||
@@ -242,9 +257,10 @@ void dd_optimizer_free(struct dd_optimizer *optimizer) {
     if (optimizer == NULL) {
         return;
     }
-    free(optimizer->first);
-    free(optimizer->second);
-    free(optimizer->average);
+    size_t count = optimizer->params->count, moments = count - optimizer->frozen;
+    dd_slab_free(optimizer->first, moments, sizeof(float));
+    dd_slab_free(optimizer->second, moments, sizeof(float));
+    dd_slab_free(optimizer->average, count, sizeof(float));
     free(optimizer->blocks);
     free(optimizer->square);
     free(optimizer->seen);
@@ -253,11 +269,6 @@ void dd_optimizer_free(struct dd_optimizer *optimizer) {
 }
 
 /* --- late rows -------------------------------------------------------------------------------------------------- */
-
-/* Where the moments of the slab's float `at` are. */
-static float *moment(const struct dd_optimizer *optimizer, float *slab, size_t at) {
-    return slab != NULL ? slab + (at - optimizer->frozen) : NULL;
-}
 
 static void average_floats(size_t count, float rest, const float *p, float *average) {
     for (size_t i = 0; i < count; i++) {

@@ -227,7 +227,7 @@ enum dd_status dd_params_layout_int8(const struct dd_bert_config *config, struct
 }
 
 enum dd_status dd_params_allocate(struct dd_params *params, struct dd_error *err) {
-    params->slab = dd_calloc_aligned(params->count, sizeof *params->slab);
+    params->slab = dd_slab_new(params->count, sizeof *params->slab);
     return params->slab != NULL ? DD_OK : dd_fail_memory(err, params->count * sizeof *params->slab);
 }
 
@@ -250,11 +250,16 @@ enum dd_status dd_params_new_projected(const struct dd_bert_config *config, int 
     return DD_OK;
 }
 
+void dd_params_expect_few_words(struct dd_params *params) {
+    const struct dd_tensor *word = dd_params_find(params, "bert.embeddings.word_embeddings.weight");
+    dd_slab_sparse(params->slab + word->offset, word->count * sizeof *params->slab);
+}
+
 void dd_params_free(struct dd_params *params) {
     if (params == NULL) {
         return;
     }
-    free(params->slab);
+    dd_slab_free(params->slab, params->count, sizeof *params->slab);
     free(params->tensors);
     dd_int8_free(params->int8);
     free(params);

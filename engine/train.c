@@ -99,6 +99,7 @@ static enum dd_status make_kernels(struct dd_run *run, struct dd_error *err) {
         status = dd_params_new_projected(config, projection, &run->grads, err);
     }
     if (status == DD_OK) {
+        dd_params_expect_few_words(run->grads);
         status = dd_matching_init(run, (int)tokens, sequences, err);
     }
     if (status == DD_OK) {

@@ -7,7 +7,8 @@
  * times it.  Token ids are drawn unevenly, as words are used in text.  Two more steps run first and are not counted.
  *
  * Prints forward, backward and optimizer in milliseconds, matrix GFLOP/s (FLOPs that the step needs, real tokens), the
- * rate of dd_sgemm on as many threads in the same run at the shapes of the layers, and the share that the step reaches.
+ * rate of dd_sgemm on as many threads in the same run, before and after the steps, at the shapes of the layers, and the
+ * share that the step reaches.
  * --export writes the very batches for torch_reference.py, --json appends the figures as one line.  --cpu 1 counts the
  * process's CPU time instead of the wall clock: figures on a loaded machine (one thread only).
  */
@@ -27,6 +28,7 @@
 
 #define WARMUP 2
 #define CLASSES 3
+#define RATE_REPEATS 8
 #define MAX_THREADS 256
 
 struct options {
@@ -181,6 +183,14 @@ static struct dd_batch batches_fill(struct batches *batches, const struct option
     return (struct dd_batch){o->batch, offsets[o->batch], batches->ids, batches->segments, offsets};
 }
 
+static double mean_tokens(struct batches *batches, const struct options *o) {
+    double tokens = 0.0;
+    for (int step = WARMUP; step < o->steps + WARMUP; step++) {
+        tokens += batches_fill(batches, o, step).n_tokens;
+    }
+    return tokens / o->steps;
+}
+
 static void write_numbers(FILE *file, const int32_t *number, int count, int first) {
     fputc('[', file);
     for (int i = 0; i < count; i++) {
@@ -237,16 +247,15 @@ static void *rate_main(void *argument) {
         a[i] = b[i] = (float)(i % 17) * 0.1f;
     }
     for (int out = hidden; out <= 4 * hidden; out += 3 * hidden) {
-        double best = INFINITY;
-        for (int repeat = 0; repeat < 10; repeat++) {
-            double start = seconds();
+        double start = 0.0;
+        for (int repeat = 0; repeat <= RATE_REPEATS; repeat++) { /* the first is not counted */
+            start = repeat == 1 ? seconds() : start;
             dd_sgemm(false, true, tokens, out, hidden, a, hidden, b, hidden, 0.0f, c, out);
             dd_sgemm(false, false, tokens, hidden, out, a, out, b, hidden, 0.0f, c, hidden);
             dd_sgemm(true, false, out, hidden, tokens, a, out, b, hidden, 0.0f, c, hidden);
-            best = fmin(best, seconds() - start);
         }
         flops += 6.0 * tokens * out * hidden;
-        spent += best;
+        spent += (seconds() - start) / RATE_REPEATS;
     }
     free(a);
     free(b);
@@ -314,6 +323,7 @@ static void work_init(struct work *work, const struct options *o, int max_length
     must(dd_team_join(work->pool, &work->team, &err), &err);
     must(dd_params_new(&work->config, &work->params, &err), &err);
     must(dd_params_new(&work->config, &work->grads, &err), &err);
+    dd_params_expect_few_words(work->grads);
     must(dd_bert_new(&work->config, max_length * o->batch, o->batch, max_length, true, precision, work->team,
                      &work->bert, &err),
          &err);
@@ -435,8 +445,10 @@ int main(int argc, char **argv) {
         batches_export(&batches, &o);
     }
     work_init(&work, &o, batches.max_length);
+    int tokens = (int)mean_tokens(&batches, &o);
+    double before = sgemm_rate(o.threads, tokens, o.hidden);
     struct figures figures = measure(&work, &batches, &o);
-    double rate = sgemm_rate(o.threads, (int)figures.tokens, o.hidden);
+    double rate = (before + sgemm_rate(o.threads, tokens, o.hidden)) / 2.0;
     print(&o, &figures, rate);
     if (o.json != NULL) {
         append_json(&o, &figures, rate);

@@ -1,6 +1,8 @@
 /* Errors, faults, memory, buffers. */
 #include "tests/unit/base/common.h"
 
+#include <sys/mman.h>
+
 static void test_fail(void **state) {
     (void)state;
     struct dd_error err = {0};
@@ -189,6 +191,47 @@ static void test_allocation(void **state) {
     }
 }
 
+static void test_slab(void **state) {
+    (void)state;
+    static const size_t counts[] = {0, 1, 4096, ((size_t)2 << 20) - 1, (size_t)2 << 20, ((size_t)2 << 20) + 1};
+    for (size_t i = 0; i < DD_ARRAY_LEN(counts); i++) {
+        char *slab = dd_slab_new(counts[i], 3);
+        assert_non_null(slab);
+        assert_int_equal((uintptr_t)slab % 64, 0);
+        dd_slab_sparse(slab + counts[i] / 3, counts[i]); /* whatever its borders */
+        for (size_t at = 0; at < 3 * counts[i]; at++) {
+            assert_int_equal(slab[at], 0);
+        }
+        memset(slab, 'x', 3 * counts[i]);
+        dd_slab_free(slab, counts[i], 3);
+    }
+    assert_null(dd_slab_new(SIZE_MAX / 2, 4));
+    assert_null(dd_slab_new(SIZE_MAX, 1));
+    assert_null(dd_slab_new((size_t)1 << 50, 16));
+    dd_slab_free(NULL, 7, 1);
+}
+
+#ifndef __SANITIZE_ADDRESS__ /* there a slab is not a mapping */
+static void test_slab_takes_what_is_written(void **state) {
+    (void)state;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = (size_t)8 << 20, resident = 0;
+    unsigned char *in = calloc(bytes / page, 1);
+    char *slab = dd_slab_new(bytes, 1);
+    assert_non_null(slab);
+    assert_non_null(in);
+    dd_slab_sparse(slab, bytes);
+    slab[3 * page] = 'x';
+    slab[bytes - 1] = 'y';
+    assert_int_equal(mincore(slab, bytes, in), 0);
+    for (size_t i = 0; i < bytes / page; i++) {
+        resident += in[i] & 1;
+    }
+    assert_int_equal(resident, 2);
+    dd_slab_free(slab, bytes, 1);
+    free(in);
+}
+#endif
+
 static void test_strings_and_cleanup(void **state) {
     (void)state;
     assert_null(dd_strdup(NULL));
@@ -295,6 +338,10 @@ int main(void) {
         PLAIN(test_faults),
         PLAIN(test_sizes),
         PLAIN(test_allocation),
+        PLAIN(test_slab),
+#ifndef __SANITIZE_ADDRESS__
+        PLAIN(test_slab_takes_what_is_written),
+#endif
         PLAIN(test_strings_and_cleanup),
         PLAIN(test_buffer),
         PLAIN(test_buffer_cap),
