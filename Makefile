@@ -39,7 +39,7 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: all demo test bench bench-web bench-asha quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
+.PHONY: all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
         lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
@@ -216,6 +216,12 @@ bench-web: $(BUILD)/distilld tests/browser/node_modules/.installed ## measure th
 
 bench-asha: $(BUILD)/distilld ## successive halving against the full grid, on the shared headlines
 	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/asha.mjs
+
+bench-experiment: $(BUILD)/distilld $(BUILD)/tests/bench/step ## a whole experiment of 20 epochs with a teacher of 12 layers: twenty minutes (BENCH_EPOCHS=2: five)
+	@BUILD=$(BUILD) DISTILLD_BIN=$(abspath $(BUILD))/distilld DISTILLD_VENV=$(VENV) node tests/bench/experiment.mjs
+
+bench-bf16: $(BUILD)/distilld ## five seeds in fp32 and in bf16 on the shared headlines: the curves side by side
+	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/bf16.mjs
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
