@@ -36,6 +36,8 @@ static const struct {
     PLAIN(tokens_per_second),
     SPARSE(train_hidden),
     SPARSE(train_cls),
+    SPARSE(train_attention),
+    SPARSE(train_relation),
 #undef COLUMN
 #undef PLAIN
 #undef SPARSE

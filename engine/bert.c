@@ -323,6 +323,22 @@ void dd_bert_set_extra(struct dd_bert *bert, const struct dd_bert_extra *extra) 
     bert->extra = extra;
 }
 
+struct dd_bert_qkv dd_bert_qkv(const struct dd_bert *bert, int layer) {
+    size_t hidden = (size_t)bert->config.hidden_size;
+    const float *qkv = bert->layer[layer].qkv;
+    if (!dd_bert_narrow(bert, layer)) {
+        return (struct dd_bert_qkv){
+            .q = qkv, .k = qkv + hidden, .v = qkv + 2 * hidden, .q_stride = 3 * hidden, .kv_stride = 3 * hidden};
+    }
+    const float *kv = qkv + (size_t)bert->max_sequences * hidden;
+    return (struct dd_bert_qkv){
+        .q = qkv, .k = kv, .v = kv + hidden, .q_stride = hidden, .kv_stride = 2 * hidden, .cls = true};
+}
+
+void dd_bert_set_extra_qkv(struct dd_bert *bert, const struct dd_bert_extra_qkv *extra) {
+    bert->extra_qkv = extra;
+}
+
 void dd_bert_set_tap(struct dd_bert *bert, dd_bert_tap *tap, void *context) {
     bert->tap = tap;
     bert->tap_context = context;

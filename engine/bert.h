@@ -73,7 +73,8 @@ struct dd_bert {
     size_t scratch_floats;
     int32_t *cls_rows; /* [S] token index of each [CLS] */
     const float *hidden;
-    const struct dd_bert_extra *extra; /* borrowed, or NULL */
+    const struct dd_bert_extra *extra;         /* borrowed, or NULL */
+    const struct dd_bert_extra_qkv *extra_qkv; /* likewise */
     dd_bert_tap *tap;
     void *tap_context;
 

@@ -93,6 +93,55 @@ static void feed_forward_backward(struct dd_bert *bert, int index, const struct 
     dd_products_run(bert->team, up, 2);
 }
 
+/* One of a layer's three: rows of the hidden size at stride from `at` on += extra. */
+struct addition_qkv {
+    float *at;
+    const float *extra;
+    size_t stride, hidden;
+    int rows, pieces;
+};
+
+static void add_qkv_piece(void *context, int piece) {
+    const struct addition_qkv *addition = context;
+    int first, count = dd_piece(addition->rows, addition->pieces, piece, &first);
+    for (int r = first; r < first + count; r++) {
+        float *to = addition->at + (size_t)r * addition->stride;
+        const float *from = addition->extra + (size_t)r * addition->hidden;
+        for (size_t i = 0; i < addition->hidden; i++) {
+            to[i] += from[i];
+        }
+    }
+}
+
+/* dqkv += what matching adds to the gradients of a layer's queries, keys and values. */
+static void add_extra_qkv(struct dd_bert *bert, int layer, const struct dd_batch *batch) {
+    if (bert->extra_qkv == NULL) {
+        return;
+    }
+    const struct dd_bert_extra_qkv *extra = bert->extra_qkv;
+    const struct dd_bert_qkv qkv = dd_bert_qkv(bert, layer);
+    const float *base = bert->layer[layer].qkv; /* dqkv is laid out alike */
+    const struct {
+        const float *values, *extra;
+        size_t stride;
+        int rows;
+    } parts[] = {{qkv.q, extra->q[layer], qkv.q_stride, qkv.cls ? batch->n_sequences : batch->n_tokens},
+                 {qkv.k, extra->k[layer], qkv.kv_stride, batch->n_tokens},
+                 {qkv.v, extra->v[layer], qkv.kv_stride, batch->n_tokens}};
+    for (size_t i = 0; i < DD_ARRAY_LEN(parts); i++) {
+        if (parts[i].extra != NULL) {
+            struct addition_qkv addition = {.at = bert->dqkv + (parts[i].values - base),
+                                            .extra = parts[i].extra,
+                                            .stride = parts[i].stride,
+                                            .hidden = (size_t)bert->config.hidden_size,
+                                            .rows = parts[i].rows,
+                                            .pieces =
+                                                dd_pieces(parts[i].rows, DD_MAX(1, 16384 / bert->config.hidden_size))};
+            dd_team_for(bert->team, addition.pieces, add_qkv_piece, &addition);
+        }
+    }
+}
+
 /* From dq, dk, dv to d of the layer's input, bert->dx; `residual` holds what came past the attention.  The first layer
  * above frozen embeddings has no use for d of its input. */
 static void project_backward(struct dd_bert *bert, int index, const struct dd_params *params,
@@ -169,6 +218,7 @@ static void layer_backward(struct dd_bert *bert, int index, const struct dd_para
     dd_products_run(bert->team, output, 2);
     struct dd_mask mask = dd_mask_new(dropout, bert->config.attention_dropout, DD_MASK_ATTENTION(index));
     dd_attention_backward(bert, index, batch, &mask);
+    add_extra_qkv(bert, index, batch);
     project_backward(bert, index, params, batch, dy, grads);
 }
 

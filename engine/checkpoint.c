@@ -9,7 +9,7 @@
  *   offset size
  *        0    8  magic "DDCKPT\r\n"
  *        8    4  version, 2; of version 1 a file ends the head at 616 and has no average
- *       12    4  E, bytes of the extension: 0 or 48; 0 in version 1
+ *       12    4  E, bytes of the extension: 0, 48 or 104; 0 in version 1
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
@@ -26,16 +26,19 @@
  *      440  144  metrics of the best one
  *      584   32  SHA-256 of the best one's directory (dd_directory_sha256)
  *      616   32  guard: rollbacks, restart_step, skipped_in_row, what it did in this epoch (flags as above; u64 each)
- *      648    E  matching, only of runs that match inner states: sum_hidden, sum_cls, then train_hidden and train_cls
- * of the last epoch and of the best one (f64 each) 96 S  steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr,
- * grad_norm, elapsed_seconds, tokens_per_second, eta_seconds (f64) 4 D  dev labels (i32), then 4 D dev scores (f32) 4 P
- * weights (f32), then the further slabs: moments of what is trained (4 (P − frozen)), average (4 P) 32 SHA-256 of all
- * before
+ *      648    E  of runs that match inner states: sum_hidden, sum_cls, then train_hidden and train_cls of the last
+ *                epoch and of the best one (f64 each).  104 bytes, of runs that match attention or relations or weigh
+ *                classes, go on with sum_attention, sum_relation, sum_ce_weight, then train_attention and
+ *                train_relation of the last epoch and of the best one
  *
- * Format of `finished`: magic "DDDONE\r\n", version and extension as above (u32 each; E is 0 or 32), the first three
- * hashes above (96 bytes), epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144 each),
- * SHA-256 of the directories of best and last (32 each), the extension (train_hidden and train_cls of the best epoch,
- * then of the last), SHA-256 of all before: 528 bytes and E.
+ * Then 96 S steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds, tokens_per_second,
+ * eta_seconds (f64); 4 D dev labels (i32); 4 D dev scores (f32); 4 P weights (f32); the further slabs: moments of what
+ * is trained (4 (P − frozen)), average (4 P); 32 bytes, SHA-256 of all before.
+ *
+ * Format of `finished`: magic "DDDONE\r\n", version and extension as above (u32 each; E is 0, 32 or 64), the first
+ * three hashes above (96 bytes), epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144
+ * each), SHA-256 of the directories of best and last (32 each), the extension (train_hidden and train_cls of the best
+ * epoch, then of the last; then likewise train_attention and train_relation), SHA-256 of all before: 528 bytes and E.
  *
  * A reader checks the length against the counts, then the checksum over the whole, and only then believes anything.
  */
@@ -53,8 +56,10 @@ _Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "IEEE 754");
 
 #define VERSION 2u
 #define FINISHED_VERSION 2u /* 1 without an extension */
-#define MATCHING_BYTES 48u
-#define FINISHED_MATCHING_BYTES 32u
+#define STATES_BYTES 48u    /* extensions, by what they keep (enum dd_state_extent) */
+#define ALL_BYTES 104u
+#define FINISHED_STATES_BYTES 32u
+#define FINISHED_HEADS_BYTES 64u
 #define METRICS_BYTES 144u
 #define STEP_BYTES 96u
 #define HEAD_BYTES_1 616u
@@ -152,6 +157,7 @@ static void get_metrics(struct cursor *in, struct dd_epoch_metrics *ret) {
     ret->is_best = (flags & 1) != 0;
     get_flags(flags, &ret->rollback, &ret->rollback_to);
     ret->train_hidden = ret->train_cls = NAN; /* unless an extension says more */
+    ret->train_attention = ret->train_relation = NAN;
 }
 
 static void put_step(struct dd_buffer *out, const struct dd_step_metrics *s) {
@@ -181,18 +187,32 @@ static void get_step(struct cursor *in, struct dd_step_metrics *ret) {
     ret->eta_seconds = v[7];
 }
 
-static bool has_matching(const struct dd_epoch_metrics *m) {
+static bool has_states(const struct dd_epoch_metrics *m) {
     return !isnan(m->train_hidden) || !isnan(m->train_cls);
 }
 
-static void put_matching(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
+static bool has_heads(const struct dd_epoch_metrics *m) {
+    return !isnan(m->train_attention) || !isnan(m->train_relation);
+}
+
+static void put_states(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
     put_f64(out, m->train_hidden);
     put_f64(out, m->train_cls);
 }
 
-static void get_matching(struct cursor *in, struct dd_epoch_metrics *ret) {
+static void get_states(struct cursor *in, struct dd_epoch_metrics *ret) {
     ret->train_hidden = get_f64(in);
     ret->train_cls = get_f64(in);
+}
+
+static void put_heads(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
+    put_f64(out, m->train_attention);
+    put_f64(out, m->train_relation);
+}
+
+static void get_heads(struct cursor *in, struct dd_epoch_metrics *ret) {
+    ret->train_attention = get_f64(in);
+    ret->train_relation = get_f64(in);
 }
 
 /* --- writing a checkpoint --------------------------------------------------------------------------------------- */
@@ -223,11 +243,30 @@ static uint64_t slab_bits(const struct dd_optimizer_slab slabs[DD_OPTIMIZER_SLAB
     return bits;
 }
 
+static const uint32_t extent_bytes[] = {
+    [DD_EXTENT_PLAIN] = 0, [DD_EXTENT_STATES] = STATES_BYTES, [DD_EXTENT_ALL] = ALL_BYTES};
+
+static void put_extension(struct dd_buffer *out, const struct dd_run_state *state) {
+    if (state->extent >= DD_EXTENT_STATES) {
+        put_f64(out, state->sum_hidden);
+        put_f64(out, state->sum_cls);
+        put_states(out, &state->last);
+        put_states(out, &state->best);
+    }
+    if (state->extent >= DD_EXTENT_ALL) {
+        put_f64(out, state->sum_attention);
+        put_f64(out, state->sum_relation);
+        put_f64(out, state->sum_ce_weight);
+        put_heads(out, &state->last);
+        put_heads(out, &state->best);
+    }
+}
+
 static void put_head(struct dd_buffer *out, const struct dd_run_identity *identity, const uint8_t *layout,
                      const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {
     dd_buffer_append(out, checkpoint_magic, sizeof checkpoint_magic);
     put_u32(out, VERSION);
-    put_u32(out, state->matches ? MATCHING_BYTES : 0);
+    put_u32(out, extent_bytes[state->extent]);
     dd_buffer_append(out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(out, identity->data, DD_SHA256_BYTES);
     dd_buffer_append(out, identity->base, DD_SHA256_BYTES);
@@ -258,12 +297,7 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
     put_u64(out, (uint64_t)state->restart_step);
     put_u64(out, (uint64_t)state->skipped_in_row);
     put_u64(out, put_flags(state->rolled_back, state->rolled_back_to));
-    if (state->matches) {
-        put_f64(out, state->sum_hidden);
-        put_f64(out, state->sum_cls);
-        put_matching(out, &state->last);
-        put_matching(out, &state->best);
-    }
+    put_extension(out, state);
 }
 
 static enum dd_status write_until(struct dd_writer *writer, const void *bytes, size_t count, int64_t deadline_us,
@@ -339,7 +373,7 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
     int64_t optimizer_step = dd_optimizer_state(optimizer, &ignored, &ignored);
     dd_optimizer_slabs(optimizer, slabs);
     struct dd_buffer head;
-    dd_buffer_init(&head, HEAD_BYTES + MATCHING_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
+    dd_buffer_init(&head, HEAD_BYTES + ALL_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
     put_head(&head, identity, layout, state, params->count, slab_bits(slabs), optimizer_step);
     for (size_t i = 0; i < state->n_steps; i++) {
         put_step(&head, &state->steps[i]);
@@ -365,7 +399,7 @@ uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_pa
                              uint64_t dev_rows) {
     uint64_t moments = spec->type == DD_OPTIMIZER_ADAMW ? 2 : spec->momentum > 0.0 ? 1 : 0;
     uint64_t slabs = spec->ema > 0.0 ? 2 : 1;
-    return HEAD_BYTES + MATCHING_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params +
+    return HEAD_BYTES + ALL_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params +
            4 * moments * (n_params - n_frozen);
 }
 
@@ -381,11 +415,11 @@ static uint32_t version_of(const struct dd_mapping *map) {
     return version;
 }
 
-/* Bytes of the extension, which is `some` or 0; *ret_known is false when it is neither. */
-static uint32_t extension_of(const struct dd_mapping *map, uint32_t some, bool *ret_known) {
+/* Bytes of the extension, which is 0, `some` or `all`; *ret_known is false when it is none of these. */
+static uint32_t extension_of(const struct dd_mapping *map, uint32_t some, uint32_t all, bool *ret_known) {
     uint32_t bytes;
     memcpy(&bytes, map->bytes + 12, sizeof bytes);
-    *ret_known = bytes == 0 || (bytes == some && version_of(map) > 1);
+    *ret_known = bytes == 0 || ((bytes == some || bytes == all) && version_of(map) > 1);
     return bytes;
 }
 
@@ -441,7 +475,7 @@ static enum dd_status check_length(const char *path, const struct dd_mapping *ma
     head.n_steps = get_u64(&in);
     head.n_dev = get_u64(&in);
     bool known = false;
-    head.extension = extension_of(map, MATCHING_BYTES, &known);
+    head.extension = extension_of(map, STATES_BYTES, ALL_BYTES, &known);
     if (!known || head.n_params != params->count || head.slabs != slab_bits(slabs) || head.n_steps > DD_STEPS_KEPT ||
         head.n_dev > UINT32_MAX) {
         return damaged(err, path, "its sizes are not those of this run");
@@ -502,6 +536,27 @@ static bool possible(const struct dd_checkpoint *cp, const struct dd_run_shape *
     return true;
 }
 
+static void get_extension(struct cursor *in, uint32_t bytes, struct dd_run_state *state) {
+    state->extent = DD_EXTENT_PLAIN;
+    /* What a file without them says of labels' weights: one each. */
+    state->sum_ce_weight = (double)(state->sum_rows - state->sum_unlabelled);
+    if (bytes >= STATES_BYTES) {
+        state->extent = DD_EXTENT_STATES;
+        state->sum_hidden = get_f64(in);
+        state->sum_cls = get_f64(in);
+        get_states(in, &state->last);
+        get_states(in, &state->best);
+    }
+    if (bytes >= ALL_BYTES) {
+        state->extent = DD_EXTENT_ALL;
+        state->sum_attention = get_f64(in);
+        state->sum_relation = get_f64(in);
+        state->sum_ce_weight = get_f64(in);
+        get_heads(in, &state->last);
+        get_heads(in, &state->best);
+    }
+}
+
 static enum dd_status read_state(const char *path, const struct head *head, const struct dd_run_shape *shape,
                                  struct dd_checkpoint *cp, struct dd_error *err) {
     struct cursor in = {cp->map.bytes + 176};
@@ -531,13 +586,7 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
         state->skipped_in_row = (int)get_u64(&in);
         get_flags(get_u64(&in), &state->rolled_back, &state->rolled_back_to);
     }
-    state->matches = head->extension > 0;
-    if (state->matches) {
-        state->sum_hidden = get_f64(&in);
-        state->sum_cls = get_f64(&in);
-        get_matching(&in, &state->last);
-        get_matching(&in, &state->best);
-    }
+    get_extension(&in, head->extension, state);
     enum dd_status status = read_arrays(&in, head, state, err);
     if (status == DD_OK && !possible(cp, shape)) {
         status = damaged(err, path, "its position is not one of this run");
@@ -620,11 +669,11 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
         return status;
     }
     struct dd_buffer out;
-    bool matching = has_matching(&finished->best);
-    dd_buffer_init(&out, FINISHED_BYTES + FINISHED_MATCHING_BYTES);
+    bool heads = has_heads(&finished->best), states = heads || has_states(&finished->best);
+    dd_buffer_init(&out, FINISHED_BYTES + FINISHED_HEADS_BYTES);
     dd_buffer_append(&out, finished_magic, sizeof finished_magic);
-    put_u32(&out, matching ? FINISHED_VERSION : 1);
-    put_u32(&out, matching ? FINISHED_MATCHING_BYTES : 0);
+    put_u32(&out, states ? FINISHED_VERSION : 1);
+    put_u32(&out, heads ? FINISHED_HEADS_BYTES : states ? FINISHED_STATES_BYTES : 0);
     dd_buffer_append(&out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->data, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->base, DD_SHA256_BYTES);
@@ -636,9 +685,13 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
     put_metrics(&out, &finished->last);
     dd_buffer_append(&out, finished->best_sha256, DD_SHA256_BYTES);
     dd_buffer_append(&out, finished->last_sha256, DD_SHA256_BYTES);
-    if (matching) {
-        put_matching(&out, &finished->best);
-        put_matching(&out, &finished->last);
+    if (states) {
+        put_states(&out, &finished->best);
+        put_states(&out, &finished->last);
+    }
+    if (heads) {
+        put_heads(&out, &finished->best);
+        put_heads(&out, &finished->last);
     }
     uint8_t digest[DD_SHA256_BYTES];
     dd_sha256_bytes(out.data, out.len, digest);
@@ -664,7 +717,7 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
     }
     status = check_whole(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION, err);
     bool known = false;
-    uint32_t extension = status == DD_OK ? extension_of(&map, FINISHED_MATCHING_BYTES, &known) : 0;
+    uint32_t extension = status == DD_OK ? extension_of(&map, FINISHED_STATES_BYTES, FINISHED_HEADS_BYTES, &known) : 0;
     if (status == DD_OK && (!known || map.len != FINISHED_BYTES + extension)) {
         status = damaged(err, path, "of another length");
     }
@@ -682,9 +735,13 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
         get_metrics(&in, &read.last);
         get_bytes(&in, read.best_sha256, DD_SHA256_BYTES);
         get_bytes(&in, read.last_sha256, DD_SHA256_BYTES);
-        if (extension > 0) {
-            get_matching(&in, &read.best);
-            get_matching(&in, &read.last);
+        if (extension >= FINISHED_STATES_BYTES) {
+            get_states(&in, &read.best);
+            get_states(&in, &read.last);
+        }
+        if (extension >= FINISHED_HEADS_BYTES) {
+            get_heads(&in, &read.best);
+            get_heads(&in, &read.last);
         }
         *ret_finished = read;
     }

@@ -306,9 +306,11 @@ const char *dd_rollback_name(enum dd_rollback why); /* "none", "not_finite", "on
 /* epoch is 1-based.  The note counts epochs from 0; we count from 1 and say so. */
 struct dd_epoch_metrics {
     int epoch;
-    double train_loss, train_kl, train_ce; /* means over rows, CE over those with a label; kl NAN for finetune */
+    double train_loss, train_kl, train_ce; /* means over rows, CE over those with a label (by
+                                            * their weights, where classes have any); kl NAN for finetune */
     double train_hidden, train_cls;        /* before their weights; NAN where the weight is 0 */
-    double dev_loss;                       /* as train_loss, on dev, without hidden and cls; CE for finetune */
+    double train_attention, train_relation;
+    double dev_loss; /* as train_loss, on dev, without hidden and cls; CE for finetune */
     double accuracy, macro_precision, macro_recall, macro_f1, weighted_precision, weighted_recall, weighted_f1;
     double teacher_agreement; /* share of dev rows where student and teacher say the same; NAN for finetune */
     double lr;                /* at the last step of the epoch */

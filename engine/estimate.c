@@ -184,11 +184,15 @@ static enum dd_status layout_floats(const struct dd_bert_config *config, int pro
     return status;
 }
 
+static uint64_t bounded(size_t bytes) {
+    return bytes == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : bytes;
+}
+
 static uint64_t bert_bytes(const struct dd_bert_config *config, double tokens, int sequences, int max_length,
                            bool training, enum dd_precision precision) {
     int count = tokens < 1.0 ? 1 : tokens > INT_MAX ? INT_MAX : (int)tokens;
     size_t bytes = dd_bert_bytes(config, count, sequences, max_length, training, precision);
-    return bytes == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : bytes;
+    return bounded(bytes);
 }
 
 /* What matching adds.  Lengths are guesses, so where states of all tokens may or may not be kept, both are counted. */
@@ -201,8 +205,17 @@ static void plan_matching(struct plan *plan) {
     dd_match_spec_make(spec, plan->base, &match);
     double tokens = DD_MAX(plan->largest_batch, (double)plan->dev.longest);
     int sequences = DD_MAX(spec->batch_size, 64), most = tokens > INT_MAX ? INT_MAX : DD_MAX((int)tokens, sequences);
-    size_t buffers = dd_match_bytes(&match, most, sequences);
-    plan->matching_bytes = buffers == SIZE_MAX ? (uint64_t)INT64_MAX / 4 : buffers;
+    if (dd_spec_matches_states(spec)) {
+        plan->matching_bytes = bounded(dd_match_bytes(&match, most, sequences));
+    }
+    if (dd_spec_matches_heads(spec)) { /* the teacher runs in every step, and nothing is kept */
+        struct dd_heads_spec heads;
+        dd_heads_spec_make(spec, plan->base, &heads);
+        plan->matching_bytes += bounded(dd_heads_bytes(&heads, most, sequences, spec->max_length)) +
+                                bert_bytes(plan->base, most, sequences, spec->max_length, false, DD_PRECISION_FP32);
+        plan->teacher_in_steps = true;
+        return;
+    }
     uint64_t state = (uint64_t)match.teacher_width * sizeof(float);
     if (spec->hidden_weight > 0.0) {
         double all = (plan->train.total + plan->unlabelled.total) * (spec->layers + 1) * (double)state;

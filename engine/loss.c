@@ -98,7 +98,7 @@ static double label_mass(const int32_t *labels, int n, int c, const struct dd_lo
 struct dd_loss dd_loss_compute(const float *student, const float *teacher, const int32_t *labels, int n, int c,
                                const struct dd_loss_options *options, float *dlogits) {
     assert(c >= 1 && c <= DD_MAX_CLASSES);
-    struct dd_loss loss = {0.0, 0.0, 0.0};
+    struct dd_loss loss = {0.0, 0.0, 0.0, 0.0};
     bool mse = options->kind == DD_LOSS_MSE;
     double temperature = options->temperature, alpha = options->alpha, share = teacher != NULL ? alpha : 0.0;
     double mass = label_mass(labels, n, c, options);
@@ -121,6 +121,7 @@ struct dd_loss dd_loss_compute(const float *student, const float *teacher, const
     if (teacher != NULL && n > 0) {
         loss.kl *= mse ? 1.0 / c / n : temperature * temperature / n;
     }
+    loss.ce_weight = mass;
     loss.ce = mass > 0.0 ? loss.ce / mass : 0.0;
     loss.total = teacher != NULL ? alpha * loss.kl + (1.0 - alpha) * loss.ce : loss.ce;
     return loss;

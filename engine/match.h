@@ -49,14 +49,56 @@ float *dd_match_cls(struct dd_match *match, int state);
 struct dd_match_loss dd_match_run(struct dd_match *match, struct dd_bert *bert, const struct dd_params *params,
                                   const struct dd_batch *batch, struct dd_params *grads);
 
+/* --- how tokens relate (match_heads.c) --------------------------------------------------------------------------- */
+
+/* Two more losses, of what attention works with, over the batch's real tokens, before dropout.
+ *
+ *   attention  mean over the student's layers of: mean over heads, sequences and pairs of tokens of (s − t)², where s
+ *              and t are the scores before the softmax, q·k / √(head size), of the layer and of its partner. (TinyBERT,
+ *              Jiao et al. 2020, eq. 7, which takes scores, not probabilities, since it learns faster from them, and
+ *              sums over layers.)  Where the numbers of heads differ, s and t are the means of the scores over heads.
+ *              The last layer has queries at [CLS] alone, so there it is that row of the scores.
+ *   relation   of the last layer and its partner: mean over the relations of keys with keys and of values with values,
+ *              over relation heads and tokens, of KL(teacher's || student's), the relation of a token being the softmax
+ *              over tokens of x·x' / √(relation head size).  (Values: MiniLM, Wang et al. 2020, eq. 4; keys, and
+ * relation heads, which cut each width into the same number of pieces: MiniLMv2, Wang et al. 2021.  Its third relation,
+ * queries with queries, is left out: only the last layer's query at [CLS] exists.)
+ *
+ * Nothing is projected: widths may differ as they are. */
+struct dd_heads_spec {
+    double attention_weight, relation_weight; /* at least one is above 0 */
+    int layers, width, heads;                 /* of the student */
+    int teacher_width, teacher_heads;
+    int relation_heads;               /* divides both widths; any where relation_weight is 0 */
+    int teacher_layer[DD_MAX_LAYERS]; /* partner of each of the student's layers */
+};
+struct dd_heads_loss {
+    double attention, relation; /* 0 where the weight is */
+    double total;
+};
+struct dd_heads;
+enum dd_status dd_heads_new(const struct dd_heads_spec *spec, int max_tokens, int max_sequences, int max_length,
+                            struct dd_team *team, struct dd_heads **ret_heads, struct dd_error *err) DD_MUST_CHECK;
+void dd_heads_free(struct dd_heads *heads);
+/* For as many threads as the machine has; SIZE_MAX on overflow. */
+size_t dd_heads_bytes(const struct dd_heads_spec *spec, int max_tokens, int max_sequences, int max_length);
+enum dd_head_part { DD_QUERIES = 0, DD_KEYS, DD_VALUES, DD_HEAD_PARTS };
+/* Where the teacher's are to be put before dd_heads_run: [tokens, teacher_width] of the batch, but the last layer's
+ * queries [sequences, teacher_width], at [CLS].  NULL where it is not looked at. */
+float *dd_heads_target(struct dd_heads *heads, int layer, enum dd_head_part part);
+/* As dd_match_run (dd_bert_set_extra_qkv). */
+struct dd_heads_loss dd_heads_run(struct dd_heads *heads, struct dd_bert *bert, const struct dd_batch *batch);
+
 /* --- asking the teacher (match_teacher.c) ----------------------------------------------------------------------- */
 
+enum dd_wanted_kind { DD_WANTED_STATE = 0, DD_WANTED_QUERIES, DD_WANTED_KEYS, DD_WANTED_VALUES };
 struct dd_wanted_state {
-    int state;  /* of the teacher */
+    int state;  /* of the teacher; of queries, keys and values: the state that their layer makes */
     bool cls;   /* at [CLS] alone */
     float *out; /* [tokens or sequences of the batch, teacher's width] */
+    enum dd_wanted_kind kind;
 };
-#define DD_MAX_WANTED (2 * DD_MAX_LAYERS + 2)
+#define DD_MAX_WANTED (5 * DD_MAX_LAYERS + 2)
 struct dd_asker {
     const struct dd_params *params; /* the teacher's, borrowed */
     struct dd_bert *bert;           /* evaluation, fp32 whatever the run's precision */

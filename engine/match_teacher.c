@@ -1,4 +1,4 @@
-/* match_teacher: the teacher's inner states of one batch, by a forward without dropout.
+/* match_teacher: the teacher's inner states, queries, keys and values of one batch, by a forward without dropout.
  * Threads: the caller's and its team.
  */
 #include "engine/match.h"
@@ -7,7 +7,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The states pass through two buffers that alternate, so each is copied when it comes by. */
+/* What the teacher has of it just now: rows at a stride, of all tokens or of [CLS] alone. */
+struct shown {
+    const float *values;
+    size_t stride;
+    bool cls;
+};
+
+static struct shown find_shown(const struct dd_asker *asker, const struct dd_wanted_state *wanted, const float *values,
+                               int rows) {
+    const struct dd_bert_qkv qkv = dd_bert_qkv(asker->bert, DD_MAX(wanted->state - 1, 0));
+    switch (wanted->kind) {
+    case DD_WANTED_QUERIES:
+        return (struct shown){qkv.q, qkv.q_stride, qkv.cls};
+    case DD_WANTED_KEYS:
+        return (struct shown){qkv.k, qkv.kv_stride, false};
+    case DD_WANTED_VALUES:
+        return (struct shown){qkv.v, qkv.kv_stride, false};
+    case DD_WANTED_STATE:
+        break;
+    }
+    return (struct shown){values, (size_t)asker->width, rows == asker->batch->n_sequences};
+}
+
+/* All pass through a few buffers that alternate, so each is copied when it comes by. */
 static void copy_state(void *context, int state, const float *values, int rows) {
     struct dd_asker *asker = context;
     const struct dd_batch *batch = asker->batch;
@@ -17,13 +40,12 @@ static void copy_state(void *context, int state, const float *values, int rows) 
         if (wanted->state != state) {
             continue;
         }
-        if (!wanted->cls || rows == batch->n_sequences) {
-            assert(wanted->cls || rows == batch->n_tokens);
-            memcpy(wanted->out, values, (size_t)rows * width * sizeof(float));
-            continue;
-        }
-        for (int s = 0; s < batch->n_sequences; s++) {
-            memcpy(wanted->out + (size_t)s * width, values + (size_t)batch->offsets[s] * width, width * sizeof(float));
+        const struct shown shown = find_shown(asker, wanted, values, rows);
+        assert(wanted->cls || !shown.cls || batch->n_tokens == batch->n_sequences);
+        int count = wanted->cls ? batch->n_sequences : batch->n_tokens;
+        for (int r = 0; r < count; r++) {
+            size_t from = (size_t)(wanted->cls && !shown.cls ? batch->offsets[r] : r);
+            memcpy(wanted->out + (size_t)r * width, shown.values + from * shown.stride, width * sizeof(float));
         }
     }
 }
@@ -57,7 +79,8 @@ void dd_asker_ask(struct dd_asker *asker, const struct dd_batch *batch) {
     bool full = false;
     for (int i = 0; i < asker->n_wanted; i++) {
         const struct dd_wanted_state *wanted = &asker->wanted[i];
-        full |= !wanted->cls && wanted->state == asker->layers;
+        bool narrow = wanted->kind == DD_WANTED_STATE || wanted->kind == DD_WANTED_QUERIES;
+        full |= narrow && !wanted->cls && wanted->state == asker->layers;
     }
     asker->batch = batch;
     dd_bert_set_full(asker->bert, full);

@@ -85,6 +85,20 @@ struct dd_bert_extra {
     const float *const *tokens, *const *cls;
 };
 void dd_bert_set_extra(struct dd_bert *bert, const struct dd_bert_extra *extra);
+/* What attention worked with in the last forward: a layer's queries, keys and values, biases added, rows of hidden
+ * floats at the strides.  Of an evaluation model: of the layer before the state that the tap is being shown. */
+struct dd_bert_qkv {
+    const float *q, *k, *v;
+    size_t q_stride, kv_stride;
+    bool cls; /* q has a row a sequence, its [CLS]; else a row a token */
+};
+struct dd_bert_qkv dd_bert_qkv(const struct dd_bert *bert, int layer);
+/* What the next backwards add to d loss / d these, for each layer; an entry is NULL where there is nothing.  Rows as
+ * above, contiguous.  Borrowed; NULL: none. */
+struct dd_bert_extra_qkv {
+    const float *const *q, *const *k, *const *v;
+};
+void dd_bert_set_extra_qkv(struct dd_bert *bert, const struct dd_bert_extra_qkv *extra);
 /* Called in the next forwards with each state [rows, hidden] as soon as it is there; rows are the batch's tokens, or
  * its sequences where only [CLS] is computed.  NULL: nobody. */
 typedef void dd_bert_tap(void *context, int state, const float *values, int rows);
@@ -107,7 +121,8 @@ void dd_params_init_head(struct dd_params *params, const struct dd_bert_config *
 
 struct dd_loss {
     double total, kl, ce;
-}; /* of the batch: the formula of the note; kl 0 when teacher is NULL */
+    double ce_weight; /* what ce was divided by: the sum of the labels' weights */
+};                    /* of the batch: the formula of the note; kl 0 when teacher is NULL */
 /* student [n, c]; teacher [n, c] or NULL (then total = ce); labels [n], −1 = no label: such a row has no CE term.
  * dlogits [n, c] (NULL: value only) = d total / d student.
  *   p = log_softmax(student/T), q = softmax(teacher/T), kl = Σ q (log q − p) T² / n, ce = mean, total = α kl + (1−α) ce

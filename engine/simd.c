@@ -47,6 +47,11 @@ size_t dd_attention_scratch_floats(int max_length, int head_size) {
     return 2 * block * padded + 2 * (size_t)head_size * padded + pad(mask_words / 2 + 1);
 }
 
+size_t dd_relation_scratch_floats(int max_length, int student_size, int teacher_size) {
+    size_t padded = pad((size_t)max_length), block = DD_MIN((size_t)DD_ATTENTION_BLOCK, (size_t)max_length);
+    return (2 * block + (size_t)student_size + (size_t)teacher_size + 2) * padded;
+}
+
 struct dd_mask dd_mask_new(const struct dd_dropout *dropout, double p, uint32_t tensor) {
     struct dd_mask mask = {.scale = 1.0f};
     if (dropout->on && p > 0.0) {

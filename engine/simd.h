@@ -46,6 +46,22 @@ struct dd_attention_head {
     float *scratch;      /* dd_attention_scratch_floats, aligned to 64 */
 };
 
+/* How the rows of one head of one sequence relate: the tables s = scale x yᵀ of a student and t of its teacher, each
+ * [n_rows, n_columns].  y may be x. */
+struct dd_relation_side {
+    const float *x, *y; /* rows of `size` at these strides */
+    size_t x_stride, y_stride;
+    int size;
+    float scale;
+};
+struct dd_relation {
+    int n_rows, n_columns;
+    bool divergence; /* Σ over rows of KL(softmax t || softmax s); else Σ (s − t)² */
+    struct dd_relation_side student, teacher;
+    float step;     /* of the gradient: d loss / d that sum */
+    float *scratch; /* dd_relation_scratch_floats, aligned to 64 */
+};
+
 /* Scalars of one AdamW or SGD step; see optimizer.c. */
 struct dd_adamw_step {
     float clip, decay, beta1_rest, beta2, beta2_rest, step_size, inverse_root, eps;
@@ -94,6 +110,9 @@ struct dd_simd {
     void (*attention_backward)(const struct dd_attention_head *head, const float *dcontext, size_t ldc, float *dq,
                                size_t dq_stride, float *dk, float *dv, size_t dkv_stride);
 
+    /* The sum; adds step times its gradients to the student's dx and dy, which may be the same. */
+    double (*relation)(const struct dd_relation *relation, float *dx, size_t dx_stride, float *dy, size_t dy_stride);
+
     double (*sum_squares)(size_t count, const float *x); /* in double */
     void (*adamw)(const struct dd_adamw_step *step, size_t count, float *p, const float *g, float *m, float *v);
     void (*sgd)(const struct dd_sgd_step *step, size_t count, float *p, const float *g, float *m);
@@ -120,6 +139,7 @@ struct dd_simd {
 const struct dd_simd *dd_simd(void);
 /* Floats of scratch a head needs, padded to 64 bytes. */
 size_t dd_attention_scratch_floats(int max_length, int head_size);
+size_t dd_relation_scratch_floats(int max_length, int student_size, int teacher_size);
 /* The mask of rate p (in [0, 1)) for one tensor of one step; off or p = 0: threshold 0. */
 struct dd_mask dd_mask_new(const struct dd_dropout *dropout, double p, uint32_t tensor);
 

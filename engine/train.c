@@ -309,7 +309,8 @@ static enum dd_status close_epoch(struct dd_run *run, struct dd_epoch_metrics *m
     state->epochs_done = state->epoch;
     state->epoch++;
     state->epoch_step = 0;
-    state->sum_loss = state->sum_kl = state->sum_ce = state->sum_hidden = state->sum_cls = 0.0;
+    state->sum_loss = state->sum_kl = state->sum_ce = state->sum_ce_weight = 0.0;
+    state->sum_hidden = state->sum_cls = state->sum_attention = state->sum_relation = 0.0;
     state->sum_rows = state->sum_tokens = state->sum_unlabelled = 0;
     state->epoch_seconds = 0.0;
     state->delivered = false;
@@ -396,7 +397,7 @@ enum dd_status dd_train(const struct dd_train_input *input, struct dd_train_resu
     run->run_fd = -1;
     run->saved_step = -1;
     dd_run_state_init(&run->state);
-    run->state.matches = dd_spec_matches(input->spec);
+    run->state.extent = dd_run_extent(input->spec);
     enum dd_status status = check_input(input, err);
     if (status == DD_OK) {
         status = train(run, ret_result, err);

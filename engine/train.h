@@ -138,14 +138,23 @@ struct dd_run_identity {           /* a checkpoint belongs to exactly one of the
     uint8_t data[DD_SHA256_BYTES]; /* train, dev and, where they are used, unlabelled rows; class names */
     uint8_t base[DD_SHA256_BYTES]; /* teacher or starting model, model of init, vocabulary */
 };
+/* What a checkpoint keeps beyond what all runs have: the least that the spec needs (dd_run_extent), so that the files
+ * of plain runs stay those of earlier versions. */
+enum dd_state_extent {
+    DD_EXTENT_PLAIN = 0,
+    DD_EXTENT_STATES, /* hidden and cls */
+    DD_EXTENT_ALL,    /* attention, relation and weights of labels besides */
+};
 /* Everything that changes while training, but for the weights and the optimizer's state. */
 struct dd_run_state {
     int64_t step;                    /* done, over the whole run */
     int epoch;                       /* 1-based: the one in progress */
     int64_t epoch_step;              /* done in it; all of them: only its evaluation is missing */
     double sum_loss, sum_kl, sum_ce; /* of its rows so far, but for skipped steps */
-    bool matches;                    /* the spec matches inner states: these and their metrics are kept */
-    double sum_hidden, sum_cls;
+    double sum_hidden, sum_cls;      /* as sum_loss */
+    double sum_attention, sum_relation;
+    double sum_ce_weight;        /* of sum_ce: of class weights, or the number of labelled rows */
+    enum dd_state_extent extent; /* what of them its checkpoints keep */
     uint64_t sum_rows, sum_tokens;
     uint64_t sum_unlabelled; /* of sum_rows: those without a label, which have no CE */
     double elapsed_seconds, epoch_seconds, evaluation_seconds;
@@ -225,7 +234,9 @@ struct dd_pace {                    /* smoothed speed, for people only: nothing 
 };
 struct dd_matching { /* train_match.c; all zero where the spec matches nothing */
     struct dd_match_spec spec;
-    struct dd_match *match;
+    struct dd_match *match; /* NULL where no states are matched */
+    struct dd_heads_spec heads_spec;
+    struct dd_heads *heads;         /* NULL where neither attention nor relations are */
     struct dd_states_wanted wanted; /* what `states` holds */
     float *states;                  /* of the train rows, as dd_states_cached; NULL: the asker is asked every step */
     struct dd_asker asker;
@@ -291,6 +302,7 @@ enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) DD_M
 #define DD_STATES_BYTES ((uint64_t)256 << 20)
 /* What is matched with what; teacher is of a spec that matches. */
 void dd_match_spec_make(const struct dd_spec *spec, const struct dd_bert_config *teacher, struct dd_match_spec *ret);
+void dd_heads_spec_make(const struct dd_spec *spec, const struct dd_bert_config *teacher, struct dd_heads_spec *ret);
 /* The teacher's width where a projection to it is trained, else 0.  teacher may be NULL. */
 int dd_match_projection(const struct dd_spec *spec, const struct dd_bert_config *teacher);
 /* The teacher's states of the train rows, where they are kept; without a team, as dd_states_cached. */
@@ -298,8 +310,15 @@ enum dd_status dd_run_ask_states(struct dd_run *run, struct dd_error *err) DD_MU
 enum dd_status dd_matching_init(struct dd_run *run, int max_tokens, int max_sequences,
                                 struct dd_error *err) DD_MUST_CHECK;
 void dd_matching_release(struct dd_matching *matching);
-/* After the forward of the gathered batch of these rows: as dd_match_run.  All 0 where the spec matches nothing. */
-struct dd_match_loss dd_run_match(struct dd_run *run, const uint32_t *rows);
+struct dd_matching_loss {
+    struct dd_match_loss states;
+    struct dd_heads_loss heads;
+    double total;
+};
+/* After the forward of the gathered batch of these rows: as dd_match_run and dd_heads_run.  All 0 where the spec
+ * matches nothing. */
+struct dd_matching_loss dd_run_match(struct dd_run *run, const uint32_t *rows);
+enum dd_state_extent dd_run_extent(const struct dd_spec *spec);
 
 /* The layer of a source of source_layers layers that the student's layer starts from and is matched with: by the
  * spec's layer_map, else evenly spaced with the last included.  May be out of range. */

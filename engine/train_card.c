@@ -116,6 +116,21 @@ static void put_options(const struct dd_spec *spec, struct dd_buffer *out) {
     if (spec->optimizer.freeze_embeddings == DD_FLAG_YES) {
         dd_buffer_puts(out, "| embeddings | frozen |\n");
     }
+    if (spec->optimizer.type == DD_OPTIMIZER_SGD && spec->optimizer.nesterov == DD_FLAG_YES) {
+        dd_buffer_puts(out, "| momentum | Nesterov's |\n");
+    }
+    const struct {
+        const char *what;
+        double weight; /* NAN for finetune */
+    } matched[] = {{"hidden states", spec->hidden_weight},
+                   {"[CLS] states", spec->cls_weight},
+                   {"attention scores", spec->attention_weight},
+                   {"relations", spec->relation_weight}};
+    for (size_t i = 0; spec->task == DD_TASK_DISTILL && i < DD_ARRAY_LEN(matched); i++) {
+        if (matched[i].weight > 0.0) {
+            dd_buffer_printf(out, "| weight of the teacher's %s | %g |\n", matched[i].what, matched[i].weight);
+        }
+    }
     if (spec->label_smoothing > 0.0) {
         dd_buffer_printf(out, "| label smoothing | %g |\n", spec->label_smoothing);
     }

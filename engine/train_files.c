@@ -311,6 +311,7 @@ static enum dd_status resume_from(struct dd_run *run, const char *path, struct d
     }
     if (status == DD_OK) {
         dd_checkpoint_apply(&checkpoint, &run->state, params, run->optimizer);
+        run->state.extent = dd_run_extent(run->spec); /* an earlier version may have kept less */
         run->saved_step = run->state.step;
         run->saved_epochs = run->state.epochs_done;
         run->kept_best = run->state.epochs_done > 0 ? run->state.best.epoch : 0;

@@ -3,6 +3,8 @@
  * States at [CLS] alone (cls_weight) are small, rows × layers × width: of all the teacher's layers they are asked once
  * and cached beside the logits, so runs with other layer maps share them.  States of every token (hidden_weight) are
  * cached, those of the map alone, where they take at most DD_STATES_BYTES; above that the teacher runs on each batch.
+ * It also does for attention and relations: queries, keys and values are several times as large as the states, and
+ * tables of attention larger still for long rows.  Then the states come from the same forward and none are cached.
  * Which of the two is decided by the rows, the teacher and the spec, never by the machine, so a run makes the same bits
  * wherever it goes on.
  */
@@ -23,8 +25,29 @@ void dd_match_spec_make(const struct dd_spec *spec, const struct dd_bert_config 
     }
 }
 
+void dd_heads_spec_make(const struct dd_spec *spec, const struct dd_bert_config *teacher, struct dd_heads_spec *ret) {
+    *ret = (struct dd_heads_spec){.attention_weight = spec->attention_weight,
+                                  .relation_weight = spec->relation_weight,
+                                  .layers = spec->layers,
+                                  .width = spec->hidden_size,
+                                  .heads = spec->heads,
+                                  .teacher_width = teacher->hidden_size,
+                                  .teacher_heads = teacher->heads,
+                                  .relation_heads = spec->relation_weight > 0.0 ? spec->relation_heads : 1};
+    for (int i = 0; i < spec->layers; i++) {
+        ret->teacher_layer[i] = dd_source_layer(spec, i, teacher->layers);
+    }
+}
+
+enum dd_state_extent dd_run_extent(const struct dd_spec *spec) {
+    if (dd_spec_matches_heads(spec) || spec->class_weights != DD_CLASS_WEIGHTS_NONE) {
+        return DD_EXTENT_ALL;
+    }
+    return dd_spec_matches(spec) ? DD_EXTENT_STATES : DD_EXTENT_PLAIN;
+}
+
 int dd_match_projection(const struct dd_spec *spec, const struct dd_bert_config *teacher) {
-    bool needed = dd_spec_matches(spec) && teacher && teacher->hidden_size != spec->hidden_size;
+    bool needed = dd_spec_matches_states(spec) && teacher && teacher->hidden_size != spec->hidden_size;
     return needed ? teacher->hidden_size : 0;
 }
 
@@ -44,6 +67,16 @@ static enum dd_status check_map(const struct dd_match_spec *spec, int teacher_la
         }
     }
     return DD_OK;
+}
+
+static enum dd_status check_relation_heads(const struct dd_heads_spec *spec, struct dd_error *err) {
+    int n = spec->relation_heads;
+    if (n >= 1 && spec->width % n == 0 && spec->teacher_width % n == 0) {
+        return DD_OK;
+    }
+    return dd_fail(err, DD_INVALID, "relation_heads_invalid",
+                   "relation_heads is %d; it must divide both widths, %d and the teacher's %d", n, spec->width,
+                   spec->teacher_width);
 }
 
 /* --- before training -------------------------------------------------------------------------------------------- */
@@ -94,9 +127,17 @@ enum dd_status dd_run_ask_states(struct dd_run *run, struct dd_error *err) {
     }
     const struct dd_bert_config *teacher = &in->base->info.config;
     dd_match_spec_make(run->spec, teacher, &m->spec);
+    dd_heads_spec_make(run->spec, teacher, &m->heads_spec);
     enum dd_status status = check_map(&m->spec, teacher->layers, err);
+    if (status == DD_OK) {
+        status = check_relation_heads(&m->heads_spec, err);
+    }
     if (status != DD_OK) {
         return status;
+    }
+    if (dd_spec_matches_heads(run->spec)) {
+        dd_run_log(run, DD_LOG_INFO, "attention and relations are matched: the teacher runs in every step");
+        return DD_OK;
     }
     choose_wanted(m, teacher->layers);
     double bytes = (double)run->train.n_tokens * m->wanted.n * m->spec.teacher_width * sizeof(float);
@@ -117,21 +158,35 @@ enum dd_status dd_run_ask_states(struct dd_run *run, struct dd_error *err) {
     return status == DD_OK && !m->wanted.tokens ? keep_mapped(run, err) : status;
 }
 
-/* The asker puts the states straight where the loss reads them. */
+/* out NULL: not wanted after all. */
+static void want(struct dd_asker *asker, enum dd_wanted_kind kind, int state, bool cls, float *out) {
+    if (out) {
+        asker->wanted[asker->n_wanted++] =
+            (struct dd_wanted_state){.state = state, .cls = cls, .out = out, .kind = kind};
+    }
+}
+
+/* The asker puts everything straight where the losses read it. */
 static enum dd_status ask_in_steps(struct dd_run *run, int max_tokens, int max_sequences, struct dd_error *err) {
     struct dd_matching *m = &run->matching;
     enum dd_status status =
         dd_asker_init(&m->asker, run->input->base, max_tokens, max_sequences, run->spec->max_length, run->team, err);
-    for (int state = 0; status == DD_OK && state <= m->spec.layers; state++) {
-        float *const out[] = {dd_match_tokens(m->match, state), dd_match_cls(m->match, state)};
-        for (int cls = 0; cls < 2; cls++) {
-            if (out[cls]) {
-                m->asker.wanted[m->asker.n_wanted++] =
-                    (struct dd_wanted_state){.state = m->spec.teacher_state[state], .cls = cls == 1, .out = out[cls]};
-            }
-        }
+    if (status != DD_OK) {
+        return status;
     }
-    return status;
+    for (int state = 0; m->match && state <= m->spec.layers; state++) {
+        int partner = m->spec.teacher_state[state];
+        want(&m->asker, DD_WANTED_STATE, partner, false, dd_match_tokens(m->match, state));
+        want(&m->asker, DD_WANTED_STATE, partner, true, dd_match_cls(m->match, state));
+    }
+    for (int layer = 0; m->heads && layer < m->heads_spec.layers; layer++) {
+        int partner = m->heads_spec.teacher_layer[layer] + 1;
+        bool last = layer == m->heads_spec.layers - 1;
+        want(&m->asker, DD_WANTED_QUERIES, partner, last, dd_heads_target(m->heads, layer, DD_QUERIES));
+        want(&m->asker, DD_WANTED_KEYS, partner, false, dd_heads_target(m->heads, layer, DD_KEYS));
+        want(&m->asker, DD_WANTED_VALUES, partner, false, dd_heads_target(m->heads, layer, DD_VALUES));
+    }
+    return DD_OK;
 }
 
 enum dd_status dd_matching_init(struct dd_run *run, int max_tokens, int max_sequences, struct dd_error *err) {
@@ -139,12 +194,20 @@ enum dd_status dd_matching_init(struct dd_run *run, int max_tokens, int max_sequ
     if (!dd_spec_matches(run->spec)) {
         return DD_OK;
     }
-    enum dd_status status = dd_match_new(&m->spec, max_tokens, max_sequences, run->team, &m->match, err);
+    enum dd_status status = DD_OK;
+    if (dd_spec_matches_states(run->spec)) {
+        status = dd_match_new(&m->spec, max_tokens, max_sequences, run->team, &m->match, err);
+    }
+    if (status == DD_OK && dd_spec_matches_heads(run->spec)) {
+        status =
+            dd_heads_new(&m->heads_spec, max_tokens, max_sequences, run->spec->max_length, run->team, &m->heads, err);
+    }
     return status == DD_OK && !m->states ? ask_in_steps(run, max_tokens, max_sequences, err) : status;
 }
 
 void dd_matching_release(struct dd_matching *matching) {
     dd_match_free(matching->match);
+    dd_heads_free(matching->heads);
     dd_asker_release(&matching->asker);
     free(matching->states);
     *matching = (struct dd_matching){0};
@@ -187,16 +250,25 @@ static void gather_state(void *context, int state) {
     }
 }
 
-struct dd_match_loss dd_run_match(struct dd_run *run, const uint32_t *rows) {
+struct dd_matching_loss dd_run_match(struct dd_run *run, const uint32_t *rows) {
     struct dd_matching *m = &run->matching;
-    if (!m->match) {
-        return (struct dd_match_loss){0.0, 0.0, 0.0};
+    const struct dd_batch *batch = &run->gather.batch;
+    struct dd_matching_loss loss = {.total = 0.0};
+    if (!m->match && !m->heads) {
+        return loss;
     }
     if (m->states) {
         struct gathering gathering = {.run = run, .rows = rows};
         dd_team_for(run->team, m->spec.layers + 1, gather_state, &gathering);
     } else {
-        dd_asker_ask(&m->asker, &run->gather.batch);
+        dd_asker_ask(&m->asker, batch);
     }
-    return dd_match_run(m->match, run->bert, run->student->params, &run->gather.batch, run->grads);
+    if (m->match) {
+        loss.states = dd_match_run(m->match, run->bert, run->student->params, batch, run->grads);
+    }
+    if (m->heads) {
+        loss.heads = dd_heads_run(m->heads, run->bert, batch);
+    }
+    loss.total = loss.states.total + loss.heads.total;
+    return loss;
 }

@@ -6,6 +6,7 @@
  */
 #include "engine/train.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,23 +86,27 @@ static struct dd_loss batch_loss(struct dd_run *run, const uint32_t *rows, int n
 }
 
 /* The epoch's means are those over its rows: KL over all, CE over those with a label, the loss as if the epoch had been
- * one batch.  A batch's CE is the mean over its labelled rows, so where not all have a label it counts by their number,
- * scaled so that the sum divided by all rows of the epoch is the mean over the labelled ones. */
-static void sum_loss(struct dd_run *run, const struct dd_loss *loss, const struct dd_match_loss *match, int n,
+ * one batch.  A batch's CE is the mean over its labelled rows by their classes' weights, so it counts by the sum of
+ * these; in the loss, where they are not one for each row, scaled so that the sum divided by all rows of the epoch is
+ * the mean over the labelled ones: "balanced" weights of all labelled rows sum up to their number. */
+static void sum_loss(struct dd_run *run, const struct dd_loss *loss, const struct dd_matching_loss *match, int n,
                      int labelled) {
     struct dd_run_state *state = &run->state;
-    if (run->n_labelled == run->train.rows) {
+    if (run->n_labelled == run->train.rows && !run->class_weight) {
         state->sum_loss += loss->total * n;
     } else {
-        double alpha = loss_options(run, state->step).alpha;
-        double ce = (1.0 - alpha) * loss->ce, scale = (double)run->train.rows / run->n_labelled;
-        state->sum_loss += (loss->total - ce) * n + ce * labelled * scale;
+        double share = run->teacher_train ? 1.0 - loss_options(run, state->step).alpha : 1.0;
+        double ce = share * loss->ce, scale = (double)run->train.rows / run->n_labelled;
+        state->sum_loss += (loss->total - ce) * n + ce * loss->ce_weight * scale;
     }
     state->sum_loss += match->total * n;
-    state->sum_hidden += match->hidden * n;
-    state->sum_cls += match->cls * n;
+    state->sum_hidden += match->states.hidden * n;
+    state->sum_cls += match->states.cls * n;
+    state->sum_attention += match->heads.attention * n;
+    state->sum_relation += match->heads.relation * n;
     state->sum_kl += loss->kl * n;
-    state->sum_ce += loss->ce * labelled;
+    state->sum_ce += loss->ce * loss->ce_weight;
+    state->sum_ce_weight += loss->ce_weight;
     state->sum_rows += (uint64_t)n;
     state->sum_unlabelled += (uint64_t)(n - labelled);
 }
@@ -145,7 +150,7 @@ enum dd_status dd_run_step(struct dd_run *run, struct dd_step_metrics *ret_step,
     dd_optimizer_refresh(run->optimizer, batch->ids, batch->n_tokens);
     dd_bert_forward(run->bert, run->student->params, batch, &dropout, run->logits);
     struct dd_loss loss = batch_loss(run, rows, n);
-    struct dd_match_loss match = dd_run_match(run, rows);
+    struct dd_matching_loss match = dd_run_match(run, rows);
     double lr = dd_optimizer_lr(run->optimizer, run->state.step);
     double norm = NAN;
     if (!isfinite(loss.total + match.total) && !dd_run_skips(run)) {
@@ -225,15 +230,18 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
     struct dd_loss loss = dd_loss_compute(run->dev_logits, run->teacher_dev, run->dev.labels, (int)run->dev.rows,
                                           run->n_classes, &options, NULL);
     double rows = state->sum_rows > 0 ? (double)state->sum_rows : NAN;
-    double labelled = (double)DD_MAX(state->sum_rows - state->sum_unlabelled, (uint64_t)1),
-           took = (double)(dd_clock_mono_us() - start) / 1e6;
+    double labelled = (double)DD_MAX(state->sum_rows - state->sum_unlabelled, (uint64_t)1);
+    double ce_weight = run->class_weight ? DD_MAX(state->sum_ce_weight, DBL_MIN) : labelled;
+    double took = (double)(dd_clock_mono_us() - start) / 1e6;
     *ret_metrics = (struct dd_epoch_metrics){
         .epoch = state->epoch,
         .train_loss = state->sum_loss / rows,
         .train_kl = run->teacher_train ? state->sum_kl / rows : NAN,
-        .train_ce = state->sum_ce / labelled,
+        .train_ce = state->sum_ce / ce_weight,
         .train_hidden = run->matching.spec.hidden_weight > 0.0 ? state->sum_hidden / rows : NAN,
         .train_cls = run->matching.spec.cls_weight > 0.0 ? state->sum_cls / rows : NAN,
+        .train_attention = run->matching.heads_spec.attention_weight > 0.0 ? state->sum_attention / rows : NAN,
+        .train_relation = run->matching.heads_spec.relation_weight > 0.0 ? state->sum_relation / rows : NAN,
         .dev_loss = loss.total,
         .accuracy = report.accuracy,
         .macro_precision = report.macro.precision,

@@ -198,7 +198,8 @@ const struct dd_spec_field dd_spec_fields[] = {
      .max = DD_MAX_LAYERS,
      .fallback = NAN,
      .help = "For each student layer the teacher layer (from 0) that it is copied from with init teacher, and matched "
-             "with by hidden_weight and cls_weight. Default: evenly spaced, last layer included."},
+             "with by hidden_weight, cls_weight, attention_weight and (the last entry) relation_weight. Default: "
+             "evenly spaced, last layer included."},
     {.name = "hidden_dropout",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,
@@ -416,6 +417,36 @@ const struct dd_spec_field dd_spec_fields[] = {
      .neutral = "0",
      .help = "Weight of matching the direction of the [CLS] states of each layer with those of the teacher's layer of "
              "layer_map, as Patient KD does. Nearly free: the teacher's states are computed once and cached. 0: off."},
+    {.name = "attention_weight",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(attention_weight),
+     .max = 1000,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Weight of matching the attention scores (before the softmax, as TinyBERT does) of each layer with those "
+             "of the teacher's layer of layer_map, head by head; where the numbers of heads differ, their means over "
+             "heads; the last layer at [CLS]. The teacher runs in every step. 0: off."},
+    {.name = "relation_weight",
+     .kind = DD_KIND_NUMBER,
+     .when = DD_WHEN_DISTILL,
+     AT(relation_weight),
+     .max = 1000,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Weight of matching how the tokens' keys and values relate in the last layer, as MiniLM does: KL of the "
+             "softmax of their scaled products, the mean over relation heads and tokens. Widths and heads may differ, "
+             "nothing is projected. The teacher runs in every step. 0: off."},
+    {.name = "relation_heads",
+     .kind = DD_KIND_INT,
+     .when = DD_WHEN_DISTILL,
+     .needs = DD_NEEDS_RELATION,
+     AT(relation_heads),
+     .min = 1,
+     .max = 1024,
+     .fallback = NAN,
+     .help = "Into how many pieces both widths are cut for relation_weight; must divide both. Default: the teacher's "
+             "heads, or the next smaller number that divides both."},
     {.name = "epochs",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
@@ -650,11 +681,31 @@ const char *dd_when_text(unsigned when) {
 }
 
 const char *dd_needs_text(enum dd_spec_needs needs) {
-    return needs == DD_NEEDS_AUGMENT ? "augment is at least 1" : needs == DD_NEEDS_TEACHERS ? "teachers are given" : "";
+    switch (needs) {
+    case DD_NEEDS_AUGMENT:
+        return "augment is at least 1";
+    case DD_NEEDS_TEACHERS:
+        return "teachers are given";
+    case DD_NEEDS_RELATION:
+        return "relation_weight is above 0";
+    case DD_NEEDS_NOTHING:
+        break;
+    }
+    return "";
 }
 
 static bool needs_met(const struct dd_spec *spec, enum dd_spec_needs needs) {
-    return needs == DD_NEEDS_AUGMENT ? spec->augment > 0 : needs == DD_NEEDS_TEACHERS ? spec->n_teachers > 0 : true;
+    switch (needs) {
+    case DD_NEEDS_AUGMENT:
+        return spec->augment > 0;
+    case DD_NEEDS_TEACHERS:
+        return spec->n_teachers > 0;
+    case DD_NEEDS_RELATION:
+        return spec->relation_weight > 0;
+    case DD_NEEDS_NOTHING:
+        break;
+    }
+    return true;
 }
 
 bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field) {
@@ -672,8 +723,17 @@ bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_fiel
     return field->optimizers == 0 || (field->optimizers & (1u << type)) != 0;
 }
 
+/* A weight that is NAN has not been given. */
+bool dd_spec_matches_states(const struct dd_spec *spec) {
+    return spec->task != DD_TASK_FINETUNE && (spec->hidden_weight > 0 || spec->cls_weight > 0);
+}
+
+bool dd_spec_matches_heads(const struct dd_spec *spec) {
+    return spec->task != DD_TASK_FINETUNE && (spec->attention_weight > 0 || spec->relation_weight > 0);
+}
+
 bool dd_spec_matches(const struct dd_spec *spec) {
-    return spec->task != DD_TASK_FINETUNE && (spec->hidden_weight > 0 || spec->cls_weight > 0); /* NAN: not given */
+    return dd_spec_matches_states(spec) || dd_spec_matches_heads(spec);
 }
 
 void dd_number_text(double value, char out[DD_NUMBER_BYTES]) {

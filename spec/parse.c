@@ -445,7 +445,8 @@ static void check_applies(struct reader *r, const char *prefix) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
         if (!dd_spec_field_given(spec, field) || dd_spec_field_applies(spec, field))
             continue;
-        if (field->needs == DD_NEEDS_AUGMENT && spec->augment == 0)
+        if ((field->needs == DD_NEEDS_AUGMENT && spec->augment == 0) ||
+            (field->needs == DD_NEEDS_RELATION && spec->relation_weight == 0))
             continue; /* a sweep over augment may begin at 0 */
         char pointer[POINTER_BYTES], outer[POINTER_BYTES];
         pointer_join(outer, prefix, "optimizer");

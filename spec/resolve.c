@@ -120,6 +120,24 @@ static void settle_shape(struct dd_spec *spec, const struct dd_spec_teacher *bas
     settle_int(&spec->max_length, 128);
 }
 
+/* The teacher's heads, or the next smaller number that divides both widths. */
+static void settle_relation_heads(struct dd_spec *spec, const struct dd_spec_teacher *base) {
+    if (spec->task == DD_TASK_FINETUNE || !(spec->relation_weight > 0) || spec->relation_heads != DD_UNSET)
+        return;
+    int width = base != NULL ? base->hidden_size : spec->hidden_size, n = base != NULL ? base->heads : spec->heads;
+    while (n > 1 && (width % n != 0 || spec->hidden_size % n != 0))
+        n--;
+    spec->relation_heads = n;
+}
+
+static void check_relation_heads(const struct dd_spec *spec, const struct dd_spec_teacher *base,
+                                 struct dd_faults *faults) {
+    int n = spec->relation_heads;
+    if (spec->hidden_size % n != 0 || base->hidden_size % n != 0)
+        dd_faults_add(faults, "/relation_heads", "must divide hidden_size %d and the teacher's %d; got %d",
+                      spec->hidden_size, base->hidden_size, n);
+}
+
 static void check_same(struct dd_faults *faults, const char *pointer, int value, int wanted, const char *why) {
     if (value != wanted)
         dd_faults_add(faults, pointer, "must be %d, %s; got %d", wanted, why, value);
@@ -169,6 +187,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_shape(spec, base_model);
     settle_init(spec, base_model);
     settle_optimizer(spec);
+    settle_relation_heads(spec, base_model);
 
     check_heads(spec, faults);
     if (spec->optimizer.type == DD_OPTIMIZER_SGD && spec->optimizer.nesterov == DD_FLAG_YES &&
@@ -183,6 +202,8 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
         check_teacher_init(spec, base_model, faults);
     if (when == DD_WHEN_DISTILL && base_model != NULL && (spec->init == DD_INIT_TEACHER || dd_spec_matches(spec)))
         check_layer_map(spec, base_model, faults);
+    if (when == DD_WHEN_DISTILL && base_model != NULL && spec->relation_weight > 0)
+        check_relation_heads(spec, base_model, faults);
     if (when == DD_WHEN_PRETRAINED && base_model != NULL) {
         const char *why = "the starting model's (leave it out)";
         check_same(faults, "/layers", spec->layers, base_model->layers, why);

@@ -78,6 +78,8 @@ struct dd_spec {
     int augment;                                        /* copies of each training row; 0: none */
     double augment_mask, augment_ngram, augment_splice; /* probabilities; unset without copies */
     double hidden_weight, cls_weight;                   /* of the matching of inner states; 0: off */
+    double attention_weight, relation_weight;           /* of the matching of how tokens relate; 0: off */
+    int relation_heads;                                 /* unset without relation_weight */
     int epochs, batch_size, max_length;
     uint64_t seed; /* < 2^53 */
     enum dd_precision precision;
@@ -132,8 +134,10 @@ extern const struct dd_preset dd_presets[];
 extern const size_t dd_presets_count;
 cJSON *dd_preset_fields(const char *name); /* NULL: no such preset, or out of memory */
 
-bool dd_spec_matches(const struct dd_spec *spec); /* whether inner states of the teacher are matched */
-bool dd_name_valid(const char *name);             /* [a-z0-9][a-z0-9._-]{0,63} */
+bool dd_spec_matches(const struct dd_spec *spec);        /* whether anything inside the teacher is matched: */
+bool dd_spec_matches_states(const struct dd_spec *spec); /* its states (hidden_weight, cls_weight) */
+bool dd_spec_matches_heads(const struct dd_spec *spec);  /* its attention (attention_weight, relation_weight) */
+bool dd_name_valid(const char *name);                    /* [a-z0-9][a-z0-9._-]{0,63} */
 /* For "did you mean": single-byte edits (insert, delete, replace, swap of neighbours) from a to b, of which only the
  * first 64 bytes count. */
 int dd_edit_distance(const char *a, const char *b);

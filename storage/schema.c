@@ -165,7 +165,11 @@ static const char step_5[] =
 /* Which start of the run recorded the epoch; 0: not known. */
 static const char step_6[] = "ALTER TABLE epochs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;";
 
-static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5, step_6};
+/* Means of the losses of attention and relations likewise. */
+static const char step_7[] =
+    "ALTER TABLE epochs ADD COLUMN train_attention REAL; ALTER TABLE epochs ADD COLUMN train_relation REAL;";
+
+static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5, step_6, step_7};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

@@ -148,7 +148,7 @@ struct dd_epoch_row {
     int epoch;
     double train_loss, train_kl, train_ce, dev_loss, accuracy, macro_precision, macro_recall, macro_f1,
         weighted_precision, weighted_recall, weighted_f1, teacher_agreement, lr, seconds, elapsed_seconds,
-        tokens_per_second, train_hidden, train_cls;
+        tokens_per_second, train_hidden, train_cls, train_attention, train_relation;
     bool is_best;
     int64_t recorded_ms;
     int rollback;    /* why the run's guard went back, the engine's number; 0: it did not */

@@ -32,6 +32,7 @@ void K(layernorm_backward)(const struct dd_layernorm *norm, int rows, const floa
 void K(attention)(const struct dd_attention_head *head, float *context, size_t ldc);
 void K(attention_backward)(const struct dd_attention_head *head, const float *dcontext, size_t ldc, float *dq,
                            size_t dq_stride, float *dk, float *dv, size_t dkv_stride);
+double K(relation)(const struct dd_relation *relation, float *dx, size_t dx_stride, float *dy, size_t dy_stride);
 double K(sum_squares)(size_t count, const float *x);
 void K(adamw)(const struct dd_adamw_step *step, size_t count, float *p, const float *g, float *m, float *v);
 void K(sgd)(const struct dd_sgd_step *step, size_t count, float *p, const float *g, float *m);

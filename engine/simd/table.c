@@ -19,6 +19,7 @@ const struct dd_simd DD_PASTE(dd_simd_table, DD_SIMD) = {
     .layernorm_backward = K(layernorm_backward),
     .attention = K(attention),
     .attention_backward = K(attention_backward),
+    .relation = K(relation),
     .sum_squares = K(sum_squares),
     .adamw = K(adamw),
     .sgd = K(sgd),

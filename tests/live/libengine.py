@@ -194,7 +194,9 @@ class Dropout(ctypes.Structure):
 
 
 class Loss(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_double), ("kl", ctypes.c_double), ("ce", ctypes.c_double)]
+    _fields_ = [
+        ("total", ctypes.c_double), ("kl", ctypes.c_double), ("ce", ctypes.c_double), ("ce_weight", ctypes.c_double)
+    ]
 
 
 class LossOptions(ctypes.Structure):
@@ -310,6 +312,9 @@ class Spec(ctypes.Structure):
         ("augment_splice", ctypes.c_double),
         ("hidden_weight", ctypes.c_double),
         ("cls_weight", ctypes.c_double),
+        ("attention_weight", ctypes.c_double),
+        ("relation_weight", ctypes.c_double),
+        ("relation_heads", ctypes.c_int),
         ("epochs", ctypes.c_int),
         ("batch_size", ctypes.c_int),
         ("max_length", ctypes.c_int),
@@ -356,7 +361,7 @@ class EpochMetrics(ctypes.Structure):
         *[
             (name, ctypes.c_double)
             for name in (
-                "train_loss", "train_kl", "train_ce", "train_hidden", "train_cls", "dev_loss", "accuracy", "macro_precision", "macro_recall",
+                "train_loss", "train_kl", "train_ce", "train_hidden", "train_cls", "train_attention", "train_relation", "dev_loss", "accuracy", "macro_precision", "macro_recall",
                 "macro_f1", "weighted_precision", "weighted_recall", "weighted_f1", "teacher_agreement", "lr",
                 "seconds", "elapsed_seconds", "tokens_per_second",
             )

@@ -52,7 +52,7 @@ export const GROUPS = [
       'freeze_embeddings',
     ],
   ],
-  ['loss', ['T', 'alpha'], ['hidden_weight', 'cls_weight', 'loss', 'T_end', 'alpha_end', 'label_smoothing', 'class_weights']],
+  ['loss', ['T', 'alpha'], ['hidden_weight', 'cls_weight', 'attention_weight', 'relation_weight', 'relation_heads', 'loss', 'T_end', 'alpha_end', 'label_smoothing', 'class_weights']],
 ];
 
 /** GROUPS with only the paths that exist, and those that no group names under the last fold. */
@@ -76,6 +76,7 @@ export function applies(schema, spec) {
   const task = /task is "(\w+)"/.exec(rule)?.[1];
   if (task && task !== (spec.task ?? 'distill')) return false;
   if (/augment is at least 1/.test(rule) && !(spec.augment >= 1)) return false;
+  if (/relation_weight is above 0/.test(rule) && !(spec.relation_weight > 0)) return false;
   if (/teachers are given/.test(rule) && !spec.teachers?.length) return false;
   if (/without a model|neither model/.test(rule) && spec.model) return false;
   return !(/nor vocabulary/.test(rule) && spec.vocabulary);

@@ -65,9 +65,12 @@ static void fill_state(struct side *side) {
     s->sum_loss = 0.1 + 0.2;
     s->sum_kl = 1.0 / 3;
     s->sum_ce = 7;
-    s->matches = true;
+    s->extent = DD_EXTENT_ALL;
     s->sum_hidden = 0.7;
     s->sum_cls = 1e-3;
+    s->sum_attention = 2.5;
+    s->sum_relation = NAN;
+    s->sum_ce_weight = 23.5;
     s->sum_rows = 24;
     s->sum_tokens = 240;
     s->elapsed_seconds = 12.5;
@@ -75,6 +78,8 @@ static void fill_state(struct side *side) {
     s->last = (struct dd_epoch_metrics){
         .epoch = 2, .train_kl = NAN, .train_hidden = 0.4, .train_cls = NAN, .macro_f1 = 0.25, .tokens_per_second = 9};
     s->best = (struct dd_epoch_metrics){.epoch = 1, .macro_f1 = 0.5, .is_best = true};
+    s->last.train_attention = 0.3;
+    s->best.train_relation = 0.2;
     memset(s->best_sha256, 7, sizeof s->best_sha256);
     s->n_dev = 4;
     s->dev_label = dd_calloc(4, sizeof *s->dev_label);
@@ -120,7 +125,12 @@ static void check_equal(struct side *a, struct side *b) {
     same_double(x->sum_loss, y->sum_loss);
     same_double(x->sum_kl, y->sum_kl);
     same_double(x->sum_ce, y->sum_ce);
-    assert_int_equal(x->matches, y->matches);
+    assert_int_equal(x->extent, y->extent);
+    same_double(x->sum_attention, y->sum_attention);
+    same_double(x->sum_relation, y->sum_relation);
+    same_double(x->sum_ce_weight, y->sum_ce_weight);
+    same_double(x->last.train_attention, y->last.train_attention);
+    same_double(x->best.train_relation, y->best.train_relation);
     same_double(x->sum_hidden, y->sum_hidden);
     same_double(x->sum_cls, y->sum_cls);
     assert_int_equal(x->sum_rows, y->sum_rows);
@@ -202,6 +212,56 @@ static void test_round_trip(void **state) {
     }
 }
 
+/* The state as a file of that extent gives it back. */
+static void forget(struct dd_run_state *s, enum dd_state_extent extent) {
+    struct dd_epoch_metrics *const metrics[] = {&s->last, &s->best};
+    s->extent = extent;
+    s->sum_attention = s->sum_relation = 0;
+    s->sum_ce_weight = (double)(s->sum_rows - s->sum_unlabelled);
+    for (int i = 0; i < 2; i++) {
+        metrics[i]->train_attention = metrics[i]->train_relation = NAN;
+        if (extent == DD_EXTENT_PLAIN) {
+            metrics[i]->train_hidden = metrics[i]->train_cls = NAN;
+        }
+    }
+    if (extent == DD_EXTENT_PLAIN) {
+        s->sum_hidden = s->sum_cls = 0;
+    }
+}
+
+/* Runs that need less keep less, in the very bytes of the versions before; 0, 48 or 104 of them. */
+static void test_extents(void **state) {
+    (void)state;
+    static const size_t bytes[] = {0, 48, 104};
+    size_t least = 0;
+    for (int extent = DD_EXTENT_PLAIN; extent <= DD_EXTENT_ALL; extent++) {
+        struct side written = {0}, read = {0};
+        char dir[512], path[600], name[32], *file = NULL;
+        size_t len = 0;
+        struct dd_error err;
+        side_init(&written, DD_OPTIMIZER_ADAMW, 0, 0.5f);
+        side_init(&read, DD_OPTIMIZER_ADAMW, 0, 0);
+        fill_state(&written);
+        if (extent != DD_EXTENT_ALL) {
+            forget(&written.state, (enum dd_state_extent)extent);
+        }
+        snprintf(name, sizeof name, "extent-%d", extent);
+        write_one(&written, dir, name);
+        file_in(path, dir, "checkpoint");
+        must(dd_file_read(path, 1 << 24, &file, &len, &err), &err);
+        least = extent == DD_EXTENT_PLAIN ? len : least;
+        assert_int_equal(len - least, bytes[extent]);
+        struct dd_checkpoint checkpoint;
+        must(dd_checkpoint_open(path, &identity, &shape, read.params, read.optimizer, &checkpoint, &err), &err);
+        dd_checkpoint_apply(&checkpoint, &read.state, read.params, read.optimizer);
+        dd_checkpoint_close(&checkpoint);
+        check_equal(&written, &read);
+        free(file);
+        side_release(&written);
+        side_release(&read);
+    }
+}
+
 /* A file of version 1 is one of version 2 without the 32 bytes of the guard. */
 static void test_version_1_is_read(void **state) {
     (void)state;
@@ -212,10 +272,7 @@ static void test_version_1_is_read(void **state) {
     side_init(&written, DD_OPTIMIZER_ADAMW, 0, 0.5f);
     side_init(&read, DD_OPTIMIZER_ADAMW, 0, 0);
     fill_state(&written);
-    written.state.matches = false; /* as all runs of that version */
-    written.state.sum_hidden = written.state.sum_cls = 0;
-    written.state.last.train_hidden = written.state.best.train_hidden = NAN;
-    written.state.last.train_cls = written.state.best.train_cls = NAN;
+    forget(&written.state, DD_EXTENT_PLAIN); /* as all runs of that version */
     write_one(&written, dir, "version-1");
     file_in(path, dir, "checkpoint");
     must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
@@ -447,10 +504,15 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),         cmocka_unit_test(test_version_1_is_read),
-        cmocka_unit_test(test_damage_is_found),    cmocka_unit_test(test_forgeries_are_refused),
-        cmocka_unit_test(test_foreign_is_refused), cmocka_unit_test(test_previous_stays_and_deadline_leaves_nothing),
-        cmocka_unit_test(test_finished_record),    cmocka_unit_test(test_long_epochs_forget_the_oldest_steps),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_extents),
+        cmocka_unit_test(test_version_1_is_read),
+        cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_forgeries_are_refused),
+        cmocka_unit_test(test_foreign_is_refused),
+        cmocka_unit_test(test_previous_stays_and_deadline_leaves_nothing),
+        cmocka_unit_test(test_finished_record),
+        cmocka_unit_test(test_long_epochs_forget_the_oldest_steps),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -76,6 +76,27 @@ static void test_matching_is_in_it(void **state) {
     assert_int_equal(projected.parameters, wide.parameters);
     assert_int_equal(projected.model_bytes, wide.model_bytes);
     assert_true(projected.disk_bytes >= wide.disk_bytes + 3 * 3 * 17 * 32);
+    /* Queries, keys and values are not kept: the teacher works in every step. */
+    struct dd_spec kept = spec;
+    spec.hidden_size = 64; /* so that training needs more than asking */
+    spec.intermediate_size = 512;
+    spec.batch_size = 64;
+    struct dd_train_estimate plain = estimate(&spec, &base);
+    spec.attention_weight = 1;
+    struct dd_train_estimate attention = estimate(&spec, &base);
+    assert_true(attention.memory_bytes > plain.memory_bytes && attention.matmul_flops > plain.matmul_flops);
+    assert_int_equal(attention.disk_bytes, plain.disk_bytes);
+    spec.attention_weight = 0;
+    spec.relation_weight = 1;
+    spec.relation_heads = 2;
+    struct dd_train_estimate relation = estimate(&spec, &base);
+    assert_true(relation.memory_bytes > plain.memory_bytes && relation.memory_bytes < attention.memory_bytes);
+    near_double(relation.matmul_flops, attention.matmul_flops, attention.matmul_flops * 1e-9);
+    spec.hidden_size = 16;
+    uint64_t disk_bytes = estimate(&spec, &base).disk_bytes;
+    spec.cls_weight = 1; /* from the same forwards: no cache */
+    assert_int_equal(estimate(&spec, &base).disk_bytes, disk_bytes);
+    spec = kept;
     /* 9 states of at least 500 tokens, 16,000 wide, are over 256 MiB. */
     base.hidden_size = 16000;
     base.intermediate_size = 16;

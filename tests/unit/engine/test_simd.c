@@ -337,6 +337,116 @@ static void test_momentum(void **state) {
     }
 }
 
+/* One side's table in double: scale x yᵀ. */
+static void relation_table(const struct dd_relation_side *side, int rows, int columns, double *table) {
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < columns; j++) {
+            double sum = 0.0;
+            for (int d = 0; d < side->size; d++) {
+                sum += (double)side->x[(size_t)i * side->x_stride + (size_t)d] *
+                       (double)side->y[(size_t)j * side->y_stride + (size_t)d];
+            }
+            table[i * columns + j] = sum * (double)side->scale;
+        }
+    }
+}
+
+/* table becomes the softmax of its rows, log_sum [rows] the logarithms of the sums. */
+static void softmax_rows(int rows, int columns, double *table, double *log_sum) {
+    for (int i = 0; i < rows; i++) {
+        double sum = 0.0;
+        for (int j = 0; j < columns; j++) {
+            sum += exp(table[i * columns + j]);
+        }
+        log_sum[i] = log(sum);
+        for (int j = 0; j < columns; j++) {
+            table[i * columns + j] = exp(table[i * columns + j]) / sum;
+        }
+    }
+}
+
+enum { RELATED = 150, WIDE = 24 };
+
+/* The loss, and d of the student's table in s. */
+static double relation_reference(const struct dd_relation *r, double *s, double *t) {
+    static double s_sum[RELATED], t_sum[RELATED], logits[RELATED * RELATED];
+    int rows = r->n_rows, columns = r->n_columns;
+    double loss = 0.0;
+    relation_table(&r->student, rows, columns, s);
+    relation_table(&r->teacher, rows, columns, t);
+    if (!r->divergence) {
+        for (int i = 0; i < rows * columns; i++) {
+            double difference = s[i] - t[i];
+            loss += difference * difference;
+            s[i] = 2.0 * difference;
+        }
+        return loss;
+    }
+    for (int i = 0; i < rows * columns; i++) {
+        logits[i] = t[i] - s[i];
+    }
+    softmax_rows(rows, columns, s, s_sum);
+    softmax_rows(rows, columns, t, t_sum);
+    for (int i = 0; i < rows * columns; i++) {
+        loss += t[i] * (logits[i] - t_sum[i / columns] + s_sum[i / columns]);
+        s[i] -= t[i];
+    }
+    return loss;
+}
+
+/* Blocks, tails, one row, and a table of rows with themselves, whose two gradients meet. */
+static void test_relation(void **state) {
+    (void)state;
+    static const struct {
+        int rows, columns, size, teacher_size;
+        bool divergence, self;
+    } shapes[] = {{1, 7, 5, 9, false, false},   {19, 19, 16, 8, false, false}, {150, 150, 24, 3, false, false},
+                  {2, 2, 1, 1, true, true},     {33, 33, 12, 24, true, true},  {150, 150, 5, 5, true, true},
+                  {64, 64, 16, 16, true, true}, {1, 130, 20, 20, false, false}};
+    static float x[RELATED * WIDE], y[RELATED * WIDE], tx[RELATED * WIDE], ty[RELATED * WIDE];
+    static float dx[RELATED * WIDE], dy[RELATED * WIDE];
+    static double s[RELATED * RELATED], t[RELATED * RELATED];
+    const struct dd_simd *simd[3];
+    fill(x, RELATED * WIDE, 1);
+    fill(y, RELATED * WIDE, 2);
+    fill(tx, RELATED * WIDE, 3);
+    fill(ty, RELATED * WIDE, 4);
+    float *scratch = dd_calloc_aligned(dd_relation_scratch_floats(RELATED, WIDE, WIDE), sizeof *scratch);
+    for (size_t k = 0; k < DD_ARRAY_LEN(shapes); k++) {
+        int rows = shapes[k].rows, columns = shapes[k].columns, size = shapes[k].size;
+        bool self = shapes[k].self;
+        struct dd_relation r = {.n_rows = rows,
+                                .n_columns = columns,
+                                .divergence = shapes[k].divergence,
+                                .student = {x, self ? x : y, WIDE, WIDE, size, 0.4f},
+                                .teacher = {tx, self ? tx : ty, WIDE, WIDE, shapes[k].teacher_size, 0.7f},
+                                .step = 0.5f,
+                                .scratch = scratch};
+        double want = relation_reference(&r, s, t);
+        for (int i = 0, n = sets(simd); i < n; i++) {
+            for (int at = 0; at < RELATED * WIDE; at++) {
+                dx[at] = dy[at] = 1.0f; /* to be added to */
+            }
+            double sum = simd[i]->relation(&r, dx, WIDE, self ? dx : dy, WIDE);
+            assert_true(fabs(sum - want) <= 1e-5 * fabs(want) + 1e-6);
+            for (int a = 0; a < columns; a++) {
+                for (int d = 0; d < WIDE; d++) {
+                    double wanted[2] = {1.0, 1.0};
+                    for (int j = 0; j < columns && a < rows && d < size; j++) {
+                        wanted[0] += 0.5 * 0.4 * s[a * columns + j] * (double)r.student.y[j * WIDE + d];
+                    }
+                    for (int j = 0; j < rows && d < size; j++) {
+                        wanted[self ? 0 : 1] += 0.5 * 0.4 * s[j * columns + a] * (double)x[j * WIDE + d];
+                    }
+                    assert_true(a >= rows || fabs((double)dx[a * WIDE + d] - wanted[0]) <= 2e-4);
+                    assert_true(self || fabs((double)dy[a * WIDE + d] - wanted[1]) <= 2e-4);
+                }
+            }
+        }
+    }
+    free(scratch);
+}
+
 /* The product's bits do not depend on where its matrices lie or on what was computed before. */
 static void test_product_bits_do_not_depend_on_addresses(void **state) {
     (void)state;
@@ -381,13 +491,10 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_functions),
-        cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_rows_with_tails),
-        cmocka_unit_test(test_sum_squares),
-        cmocka_unit_test(test_replay),
-        cmocka_unit_test(test_momentum),
-        cmocka_unit_test(test_product_bits_do_not_depend_on_addresses),
+        cmocka_unit_test(test_functions),       cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_rows_with_tails), cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_replay),          cmocka_unit_test(test_momentum),
+        cmocka_unit_test(test_relation),        cmocka_unit_test(test_product_bits_do_not_depend_on_addresses),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -77,6 +77,11 @@ static void set_collapse(struct dd_spec *spec) {
 }
 
 /* Weights so large that the loss is no number. */
+static void set_weights(struct dd_spec *spec) {
+    spec->class_weights = DD_CLASS_WEIGHTS_BALANCED;
+    spec->label_smoothing = 0.1;
+}
+
 static void set_nesterov(struct dd_spec *spec) {
     spec->optimizer.momentum = 0.9;
     spec->optimizer.weight_decay = 0.01;
@@ -100,6 +105,7 @@ static struct variant variants[] = {
      .task = DD_TASK_FINETUNE,
      .optimizer = DD_OPTIMIZER_SGD,
      .set = set_average_without_decay},
+    {.name = "weights", .task = DD_TASK_DISTILL, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_weights},
     {.name = "nesterov", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_SGD, .set = set_nesterov},
     {.name = "depth", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_depth},
     {.name = "frozen", .task = DD_TASK_DISTILL, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_frozen},
@@ -277,6 +283,39 @@ static void test_metric_decides_what_is_best(void **state) {
     }
 }
 
+/* With weights of classes an epoch's CE is what torch's weighted mean over all its rows is, not the mean of its
+ * batches': of one batch as of nine, where nothing moves. */
+static void test_weighted_mean_is_over_the_epoch(void **state) {
+    (void)state;
+    static struct history history;
+    static const enum dd_task tasks[] = {DD_TASK_FINETUNE, DD_TASK_DISTILL};
+    for (int t = 0; t < 2; t++) {
+        double ce[2], loss[2];
+        for (int k = 0; k < 2; k++) {
+            struct variant still = {.task = tasks[t], .optimizer = DD_OPTIMIZER_SGD, .set = set_weights};
+            struct attempt attempt;
+            char run[32];
+            snprintf(run, sizeof run, "weighted-%d-%d", t, k);
+            attempt_init(&attempt, &still, run, 0);
+            attempt.spec.epochs = 1;
+            attempt.spec.optimizer.lr = 0;
+            attempt.spec.hidden_dropout = attempt.spec.attention_dropout = attempt.spec.classifier_dropout = 0;
+            attempt.spec.batch_size = k == 0 ? 8 : 70;
+            must(attempt_train(&attempt), &attempt.err);
+            memset(&history, 0, sizeof history);
+            history_fold(&history, attempt.recorder.path);
+            ce[k] = history.epochs[1].metrics.train_ce;
+            loss[k] = history.epochs[1].metrics.train_loss;
+            if (k == 1) {
+                near_double(ce[k], history.steps[1].ce, 1e-12);
+                near_double(loss[k], history.steps[1].loss, 1e-12);
+            }
+        }
+        near_double(ce[0], ce[1], 1e-6);
+        near_double(loss[0], loss[1], 1e-6);
+    }
+}
+
 static void test_average_is_what_is_judged_and_exported(void **state) {
     (void)state;
     /* The steps are those of the run without average: it only watches. */
@@ -412,6 +451,7 @@ int main(void) {
         cmocka_unit_test(test_kills_leave_no_trace),
         cmocka_unit_test(test_patience_ends_the_run),
         cmocka_unit_test(test_metric_decides_what_is_best),
+        cmocka_unit_test(test_weighted_mean_is_over_the_epoch),
         cmocka_unit_test(test_average_is_what_is_judged_and_exported),
         cmocka_unit_test(test_frozen_embeddings_stay),
         cmocka_unit_test(test_guard_that_does_not_fire),

@@ -109,6 +109,13 @@ static const struct {
      "or inner states are matched"},
     {"{" D "\"hidden_weight\":-1}", "/hidden_weight", "must be between 0 and 1000, got -1"},
     {"{" F "\"cls_weight\":1}", "/cls_weight", "applies only when task is \"distill\""},
+    {"{" D "\"layers\":13,\"attention_weight\":1}", "/layers",
+     "at most the teacher's 12 when inner states are matched"},
+    {"{" D "\"relation_weight\":1001}", "/relation_weight", "must be between 0 and 1000, got 1001"},
+    {"{" F "\"attention_weight\":1}", "/attention_weight", "applies only when task is \"distill\""},
+    {"{" D "\"relation_heads\":4}", "/relation_heads", "applies only when relation_weight is above 0"},
+    {"{" D "\"relation_weight\":1,\"relation_heads\":5}", "/relation_heads",
+     "must divide hidden_size 768 and the teacher's 768; got 5"},
     {"{" D "\"heads\":5}", "/heads", "768 is not divisible by 5; try 4 or 6"},
     {"{" D "\"unlabelled\":1}", "/unlabelled", "must be true or false, got 1"},
     {"{" F "\"unlabelled\":true}", "/unlabelled", "applies only when task is \"distill\""},
@@ -413,11 +420,12 @@ static void test_seeds_survive_text(void **state) {
 static void test_hash_sees_results_not_labels(void **state) {
     (void)state;
     static const char *const same[] = {
-        "\"hidden_weight\":0",  "\"cls_weight\":0",  "\"teachers\":[]",
-        "\"unlabelled\":false", "\"augment\":0",     "\"augment\":0,\"augment_mask\":0.3",
-        "\"name\":\"a\"",       "\"notes\":\"b\"",   "\"tags\":[\"c\"]",
-        "\"priority\":9",       "\"save_as\":\"d\"", "\"alpha\":0.2",
-        "\"init\":\"teacher\"", "\"epochs\":60"};
+        "\"hidden_weight\":0",    "\"cls_weight\":0",      "\"teachers\":[]",
+        "\"attention_weight\":0", "\"relation_weight\":0", "\"relation_weight\":0,\"relation_heads\":3",
+        "\"unlabelled\":false",   "\"augment\":0",         "\"augment\":0,\"augment_mask\":0.3",
+        "\"name\":\"a\"",         "\"notes\":\"b\"",       "\"tags\":[\"c\"]",
+        "\"priority\":9",         "\"save_as\":\"d\"",     "\"alpha\":0.2",
+        "\"init\":\"teacher\"",   "\"epochs\":60"};
     static const char *const other[] = {"\"alpha\":0.3",
                                         "\"seed\":2",
                                         "\"layers\":2",
@@ -432,6 +440,9 @@ static void test_hash_sees_results_not_labels(void **state) {
                                         "\"augment\":2",
                                         "\"hidden_weight\":0.5",
                                         "\"cls_weight\":1",
+                                        "\"attention_weight\":1",
+                                        "\"relation_weight\":1",
+                                        "\"relation_weight\":1,\"relation_heads\":6",
                                         "\"cls_weight\":1,\"layer_map\":[0,1,2]",
                                         "\"teachers\":[\"a\"]"};
     struct dd_spec spec;

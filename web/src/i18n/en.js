@@ -164,6 +164,8 @@ export default {
   'metric.train_kl': 'train KL',
   'metric.train_hidden': 'train hidden states',
   'metric.train_cls': 'train [CLS] states',
+  'metric.train_attention': 'train attention scores',
+  'metric.train_relation': 'train relations',
   'metric.train_ce': 'train CE',
   'metric.dev_loss': 'dev loss',
   'metric.macro_f1': 'macro-F1',

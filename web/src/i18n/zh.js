@@ -163,6 +163,8 @@ export default {
   'metric.train_kl': '训练 KL',
   'metric.train_hidden': '训练隐藏状态',
   'metric.train_cls': '训练 [CLS] 状态',
+  'metric.train_attention': '训练注意力分数',
+  'metric.train_relation': '训练关系',
   'metric.train_ce': '训练 CE',
   'metric.dev_loss': '开发集损失',
   'metric.macro_f1': '宏 F1',

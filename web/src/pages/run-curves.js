@@ -86,6 +86,8 @@ export function curves(id) {
           : []),
         ...(run(id)?.spec?.hidden_weight > 0 ? [{ id: 'train_hidden', colour: c.third, dash: [5, 2] }] : []),
         ...(run(id)?.spec?.cls_weight > 0 ? [{ id: 'train_cls', colour: c.third, dash: [1, 2] }] : []),
+        ...(run(id)?.spec?.attention_weight > 0 ? [{ id: 'train_attention', colour: c.third, dash: [9, 2] }] : []),
+        ...(run(id)?.spec?.relation_weight > 0 ? [{ id: 'train_relation', colour: c.third, dash: [4, 2, 1, 2] }] : []),
         { id: 'dev_loss', colour: c.dev, width: 2, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
       ],
       { name: t('axis.loss'), log: logY(), format: number },
