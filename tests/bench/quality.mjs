@@ -7,7 +7,7 @@
 //
 //   QUALITY_TEACHERS=3 QUALITY_SEEDS=5 QUALITY_EPOCHS=20   the full benchmark: a night
 //   QUALITY_SHORT=1                                        one teacher, two seeds, fewer arms
-//   QUALITY_ONLY=packages8      QUALITY_ARMS='default,…'   only these
+//   QUALITY_ONLY=packages8      QUALITY_ARMS='default;…'   only these
 // Prints tables and writes build/quality.json.  Its data directory build/quality stays: what is finished is not trained again.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
@@ -54,7 +54,9 @@ const arms = (task) => [
   { name: '+ alpha 0.8', spec: { ...note, init: 'teacher', alpha: 0.8 } },
   { name: 'default', spec: {} },
   { name: 'default, SGD', spec: { optimizer: 'sgd' } },
-].filter((arm) => !process.env.QUALITY_ARMS || process.env.QUALITY_ARMS.split(',').includes(arm.name));
+  { name: 'default, unlabelled rows', spec: { unlabelled: true } },
+  { name: 'default, unlabelled rows, 2 copies', spec: { unlabelled: true, augment: 2 } },
+].filter((arm) => !process.env.QUALITY_ARMS || process.env.QUALITY_ARMS.split(';').includes(arm.name));
 
 let daemon;
 
