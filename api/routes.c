@@ -24,7 +24,7 @@ static const char split_values[] = "train dev test unlabelled";
 static const char series_values[] =
     "train_loss train_kl train_ce dev_loss accuracy macro_precision macro_recall macro_f1 weighted_precision "
     "weighted_recall weighted_f1 teacher_agreement lr seconds elapsed_seconds tokens_per_second train_hidden train_cls "
-    "recorded_at";
+    "dev_kl dev_ce recorded_at";
 static const char sort_values[] =
     "id name status created_at started_at finished_at best_macro_f1 best_accuracy priority dataset layers T alpha lr "
     "elapsed_seconds model_bytes queue";

@@ -69,7 +69,8 @@ static const struct schema schemas[] = {
      "epoch!:int train_loss!:num? train_kl!:num? train_ce!:num? dev_loss!:num? accuracy!:num? macro_precision!:num? "
      "macro_recall!:num? macro_f1!:num? weighted_precision!:num? weighted_recall!:num? weighted_f1!:num? "
      "teacher_agreement!:num? lr!:num? seconds!:num? tokens_per_second!:num? is_best!:bool elapsed_seconds:num? "
-     "recorded_at:time? train_hidden:num train_cls:num train_attention:num train_relation:num rollback:Rollback? "
+     "recorded_at:time? train_hidden:num train_cls:num train_attention:num train_relation:num dev_kl:num dev_ce:num "
+     "rollback:Rollback? "
      "attempt:int smooth:{num?}"},
     {"Rollback", "reason!:not_finite|one_class|f1_fell to_epoch!:int"},
     {"Metrics", "epochs!:[Epoch] reduced:bool"},

@@ -34,6 +34,8 @@ static const struct {
     PLAIN(seconds),
     PLAIN(elapsed_seconds),
     PLAIN(tokens_per_second),
+    SPARSE(dev_kl),
+    SPARSE(dev_ce),
     SPARSE(train_hidden),
     SPARSE(train_cls),
     SPARSE(train_attention),

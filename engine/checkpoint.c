@@ -8,8 +8,8 @@
  *
  *   offset size
  *        0    8  magic "DDCKPT\r\n"
- *        8    4  version, 2; of version 1 a file ends the head at 616 and has no average
- *       12    4  E, bytes of the extension: 0, 48 or 104; 0 in version 1
+ *        8    4  version, 3; of version 1 a file ends the head at 616 and has no average
+ *       12    4  E, bytes of the extension: 32, 80 or 136; 0, 48 or 104 in version 2; 0 in version 1
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
@@ -27,18 +27,21 @@
  *      584   32  SHA-256 of the best one's directory (dd_directory_sha256)
  *      616   32  guard: rollbacks, restart_step, skipped_in_row, what it did in this epoch (flags as above; u64 each)
  *      648    E  of runs that match inner states: sum_hidden, sum_cls, then train_hidden and train_cls of the last
- *                epoch and of the best one (f64 each).  104 bytes, of runs that match attention or relations or weigh
- *                classes, go on with sum_attention, sum_relation, sum_ce_weight, then train_attention and
- *                train_relation of the last epoch and of the best one
+ *                epoch and of the best one (f64 each, 48 bytes).  Those that match attention or relations or weigh
+ *                classes go on with sum_attention, sum_relation, sum_ce_weight, then train_attention and
+ *                train_relation of the last epoch and of the best one (56 more).  From version 3 dev_kl and dev_ce of
+ *                the last and of the best one end it (32)
  *
  * Then 96 S steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds, tokens_per_second,
  * eta_seconds (f64); 4 D dev labels (i32); 4 D dev scores (f32); 4 P weights (f32); the further slabs: moments of what
  * is trained (4 (P − frozen)), average (4 P); 32 bytes, SHA-256 of all before.
  *
- * Format of `finished`: magic "DDDONE\r\n", version and extension as above (u32 each; E is 0, 32 or 64), the first
+ * Format of `finished`: magic "DDDONE\r\n", version and extension as above (u32 each; E is 32, 64 or 96; in version 2
+ * 0, 32 or 64, in version 1 0), the first
  * three hashes above (96 bytes), epochs_done, steps_done, parameters, model_bytes (u64), metrics of best and last (144
  * each), SHA-256 of the directories of best and last (32 each), the extension (train_hidden and train_cls of the best
- * epoch, then of the last; then likewise train_attention and train_relation), SHA-256 of all before: 528 bytes and E.
+ * epoch, then of the last; then likewise train_attention and train_relation; from version 3 dev_kl and dev_ce), SHA-256
+ * of all before: 528 bytes and E.
  *
  * A reader checks the length against the counts, then the checksum over the whole, and only then believes anything.
  */
@@ -54,9 +57,11 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "slabs are written as they lie in memory");
 _Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "IEEE 754");
 
-#define VERSION 2u
-#define FINISHED_VERSION 2u /* 1 without an extension */
-#define STATES_BYTES 48u    /* extensions, by what they keep (enum dd_state_extent) */
+#define VERSION 3u
+#define FINISHED_VERSION 3u
+#define DEV_VERSION 3u /* the first of both with what the dev loss is made of */
+#define DEV_BYTES 32u
+#define STATES_BYTES 48u /* extensions, by what they keep (enum dd_state_extent) */
 #define ALL_BYTES 104u
 #define FINISHED_STATES_BYTES 32u
 #define FINISHED_HEADS_BYTES 64u
@@ -157,7 +162,7 @@ static void get_metrics(struct cursor *in, struct dd_epoch_metrics *ret) {
     ret->is_best = (flags & 1) != 0;
     get_flags(flags, &ret->rollback, &ret->rollback_to);
     ret->train_hidden = ret->train_cls = NAN; /* unless an extension says more */
-    ret->train_attention = ret->train_relation = NAN;
+    ret->train_attention = ret->train_relation = ret->dev_kl = ret->dev_ce = NAN;
 }
 
 static void put_step(struct dd_buffer *out, const struct dd_step_metrics *s) {
@@ -215,6 +220,16 @@ static void get_heads(struct cursor *in, struct dd_epoch_metrics *ret) {
     ret->train_relation = get_f64(in);
 }
 
+static void put_dev(struct dd_buffer *out, const struct dd_epoch_metrics *m) {
+    put_f64(out, m->dev_kl);
+    put_f64(out, m->dev_ce);
+}
+
+static void get_dev(struct cursor *in, struct dd_epoch_metrics *ret) {
+    ret->dev_kl = get_f64(in);
+    ret->dev_ce = get_f64(in);
+}
+
 /* --- writing a checkpoint --------------------------------------------------------------------------------------- */
 
 static enum dd_status layout_sha256(const struct dd_params *params, uint8_t out[DD_SHA256_BYTES],
@@ -266,7 +281,7 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
                      const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {
     dd_buffer_append(out, checkpoint_magic, sizeof checkpoint_magic);
     put_u32(out, VERSION);
-    put_u32(out, extent_bytes[state->extent]);
+    put_u32(out, extent_bytes[state->extent] + DEV_BYTES);
     dd_buffer_append(out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(out, identity->data, DD_SHA256_BYTES);
     dd_buffer_append(out, identity->base, DD_SHA256_BYTES);
@@ -298,6 +313,8 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
     put_u64(out, (uint64_t)state->skipped_in_row);
     put_u64(out, put_flags(state->rolled_back, state->rolled_back_to));
     put_extension(out, state);
+    put_dev(out, &state->last);
+    put_dev(out, &state->best);
 }
 
 static enum dd_status write_until(struct dd_writer *writer, const void *bytes, size_t count, int64_t deadline_us,
@@ -399,7 +416,7 @@ uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_pa
                              uint64_t dev_rows) {
     uint64_t moments = spec->type == DD_OPTIMIZER_ADAMW ? 2 : spec->momentum > 0.0 ? 1 : 0;
     uint64_t slabs = spec->ema > 0.0 ? 2 : 1;
-    return HEAD_BYTES + ALL_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params +
+    return HEAD_BYTES + ALL_BYTES + DEV_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params +
            4 * moments * (n_params - n_frozen);
 }
 
@@ -415,10 +432,16 @@ static uint32_t version_of(const struct dd_mapping *map) {
     return version;
 }
 
-/* Bytes of the extension, which is 0, `some` or `all`; *ret_known is false when it is none of these. */
+/* Bytes of the extension's end, which files of later versions have. */
+static uint32_t dev_bytes(const struct dd_mapping *map) {
+    return version_of(map) >= DEV_VERSION ? DEV_BYTES : 0;
+}
+
+/* Bytes of the extension before its end: 0, `some` or `all`; *ret_known is false when it is none of these. */
 static uint32_t extension_of(const struct dd_mapping *map, uint32_t some, uint32_t all, bool *ret_known) {
     uint32_t bytes;
     memcpy(&bytes, map->bytes + 12, sizeof bytes);
+    bytes -= dev_bytes(map); /* of fewer bytes than that a number is left which is none of the three */
     *ret_known = bytes == 0 || ((bytes == some || bytes == all) && version_of(map) > 1);
     return bytes;
 }
@@ -462,7 +485,7 @@ static enum dd_status check_identity(const char *path, const uint8_t *stored, co
 struct head {       /* the numbers that decide the length */
     uint32_t bytes; /* of the head */
     uint64_t n_params, slabs, n_steps, n_dev;
-    uint32_t extension;
+    uint32_t extension, dev; /* the extension and its end */
 };
 
 static enum dd_status check_length(const char *path, const struct dd_mapping *map, const struct dd_params *params,
@@ -476,12 +499,13 @@ static enum dd_status check_length(const char *path, const struct dd_mapping *ma
     head.n_dev = get_u64(&in);
     bool known = false;
     head.extension = extension_of(map, STATES_BYTES, ALL_BYTES, &known);
+    head.dev = dev_bytes(map);
     if (!known || head.n_params != params->count || head.slabs != slab_bits(slabs) || head.n_steps > DD_STEPS_KEPT ||
         head.n_dev > UINT32_MAX) {
         return damaged(err, path, "its sizes are not those of this run");
     }
     uint64_t floats = head.n_params + slabs[0].count + slabs[1].count + slabs[2].count;
-    uint64_t wanted = head.bytes + head.extension + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
+    uint64_t wanted = head.bytes + head.extension + head.dev + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
     if (wanted != map->len - DD_SHA256_BYTES) {
         return damaged(err, path, "its length does not fit its header");
     }
@@ -587,6 +611,10 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
         get_flags(get_u64(&in), &state->rolled_back, &state->rolled_back_to);
     }
     get_extension(&in, head->extension, state);
+    if (head->dev > 0) {
+        get_dev(&in, &state->last);
+        get_dev(&in, &state->best);
+    }
     enum dd_status status = read_arrays(&in, head, state, err);
     if (status == DD_OK && !possible(cp, shape)) {
         status = damaged(err, path, "its position is not one of this run");
@@ -670,10 +698,10 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
     }
     struct dd_buffer out;
     bool heads = has_heads(&finished->best), states = heads || has_states(&finished->best);
-    dd_buffer_init(&out, FINISHED_BYTES + FINISHED_HEADS_BYTES);
+    dd_buffer_init(&out, FINISHED_BYTES + FINISHED_HEADS_BYTES + DEV_BYTES);
     dd_buffer_append(&out, finished_magic, sizeof finished_magic);
-    put_u32(&out, states ? FINISHED_VERSION : 1);
-    put_u32(&out, heads ? FINISHED_HEADS_BYTES : states ? FINISHED_STATES_BYTES : 0);
+    put_u32(&out, FINISHED_VERSION);
+    put_u32(&out, DEV_BYTES + (heads ? FINISHED_HEADS_BYTES : states ? FINISHED_STATES_BYTES : 0));
     dd_buffer_append(&out, identity->spec, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->data, DD_SHA256_BYTES);
     dd_buffer_append(&out, identity->base, DD_SHA256_BYTES);
@@ -693,6 +721,8 @@ enum dd_status dd_finished_write(const char *run_dir, const struct dd_run_identi
         put_heads(&out, &finished->best);
         put_heads(&out, &finished->last);
     }
+    put_dev(&out, &finished->best);
+    put_dev(&out, &finished->last);
     uint8_t digest[DD_SHA256_BYTES];
     dd_sha256_bytes(out.data, out.len, digest);
     dd_buffer_append(&out, digest, sizeof digest);
@@ -718,7 +748,7 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
     status = check_whole(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION, err);
     bool known = false;
     uint32_t extension = status == DD_OK ? extension_of(&map, FINISHED_STATES_BYTES, FINISHED_HEADS_BYTES, &known) : 0;
-    if (status == DD_OK && (!known || map.len != FINISHED_BYTES + extension)) {
+    if (status == DD_OK && (!known || map.len != FINISHED_BYTES + extension + dev_bytes(&map))) {
         status = damaged(err, path, "of another length");
     }
     if (status == DD_OK) {
@@ -742,6 +772,10 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
         if (extension >= FINISHED_HEADS_BYTES) {
             get_heads(&in, &read.best);
             get_heads(&in, &read.last);
+        }
+        if (dev_bytes(&map) > 0) {
+            get_dev(&in, &read.best);
+            get_dev(&in, &read.last);
         }
         *ret_finished = read;
     }

@@ -310,7 +310,7 @@ struct dd_epoch_metrics {
                                             * their weights, where classes have any); kl NAN for finetune */
     double train_hidden, train_cls;        /* before their weights; NAN where the weight is 0 */
     double train_attention, train_relation;
-    double dev_loss; /* as train_loss, on dev, without hidden and cls; CE for finetune */
+    double dev_loss, dev_kl, dev_ce; /* the same on dev, dev_loss without what is matched; CE for finetune */
     double accuracy, macro_precision, macro_recall, macro_f1, weighted_precision, weighted_recall, weighted_f1;
     double teacher_agreement; /* share of dev rows where student and teacher say the same; NAN for finetune */
     double lr;                /* at the last step of the epoch */

@@ -243,6 +243,8 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
         .train_attention = run->matching.heads_spec.attention_weight > 0.0 ? state->sum_attention / rows : NAN,
         .train_relation = run->matching.heads_spec.relation_weight > 0.0 ? state->sum_relation / rows : NAN,
         .dev_loss = loss.total,
+        .dev_kl = run->teacher_dev ? loss.kl : NAN,
+        .dev_ce = loss.ce,
         .accuracy = report.accuracy,
         .macro_precision = report.macro.precision,
         .macro_recall = report.macro.recall,

@@ -15,7 +15,7 @@
 #define EPOCH_REALS                                                                                                    \
     "train_loss, train_kl, train_ce, dev_loss, accuracy, macro_precision, macro_recall, macro_f1,"                     \
     " weighted_precision, weighted_recall, weighted_f1, teacher_agreement, lr, seconds, elapsed_seconds,"              \
-    " tokens_per_second, train_hidden, train_cls, train_attention, train_relation"
+    " tokens_per_second, train_hidden, train_cls, train_attention, train_relation, dev_kl, dev_ce"
 static const size_t epoch_reals[] = {
     offsetof(struct dd_epoch_row, train_loss),
     offsetof(struct dd_epoch_row, train_kl),
@@ -37,13 +37,15 @@ static const size_t epoch_reals[] = {
     offsetof(struct dd_epoch_row, train_cls),
     offsetof(struct dd_epoch_row, train_attention),
     offsetof(struct dd_epoch_row, train_relation),
+    offsetof(struct dd_epoch_row, dev_kl),
+    offsetof(struct dd_epoch_row, dev_ce),
 };
 
 static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_epoch_row *epoch, struct dd_error *err) {
     struct db_query query = db_query_start(
         db,
         "INSERT INTO epochs (experiment_id, epoch, is_best, recorded_ms, rollback, rollback_to, attempt, " EPOCH_REALS
-        ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (experiment_id, epoch) DO UPDATE SET is_best = excluded.is_best,"
         " rollback = excluded.rollback, rollback_to = excluded.rollback_to,"
         " (" EPOCH_REALS ") = (excluded.train_loss, excluded.train_kl, excluded.train_ce, excluded.dev_loss,"
@@ -51,7 +53,7 @@ static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_e
         " excluded.weighted_precision, excluded.weighted_recall, excluded.weighted_f1,"
         " excluded.teacher_agreement, excluded.lr, excluded.seconds, excluded.elapsed_seconds,"
         " excluded.tokens_per_second, excluded.train_hidden, excluded.train_cls,"
-        " excluded.train_attention, excluded.train_relation)");
+        " excluded.train_attention, excluded.train_relation, excluded.dev_kl, excluded.dev_ce)");
     db_bind_int(&query, id);
     db_bind_int(&query, epoch->epoch);
     db_bind_int(&query, epoch->is_best);

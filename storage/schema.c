@@ -169,7 +169,10 @@ static const char step_6[] = "ALTER TABLE epochs ADD COLUMN attempt INTEGER NOT 
 static const char step_7[] =
     "ALTER TABLE epochs ADD COLUMN train_attention REAL; ALTER TABLE epochs ADD COLUMN train_relation REAL;";
 
-static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5, step_6, step_7};
+/* What the dev loss is made of; NULL where it was not told. */
+static const char step_8[] = "ALTER TABLE epochs ADD COLUMN dev_kl REAL; ALTER TABLE epochs ADD COLUMN dev_ce REAL;";
+
+static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5, step_6, step_7, step_8};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

@@ -143,12 +143,13 @@ enum dd_status dd_storage_ended_list(struct dd_storage *storage, int64_t before_
 enum dd_status dd_storage_ended_delete(struct dd_storage *storage, int64_t id, int64_t before_ms, bool *ret_deleted,
                                        struct dd_error *err) DD_MUST_CHECK;
 
-/* Metrics. Columns as in the API; kl / agreement / hidden / cls NAN where they mean nothing. */
+/* Metrics. Columns as in the API; kl / agreement / hidden / cls NAN where they mean nothing, dev_kl and dev_ce
+ * also where an earlier version recorded the epoch. */
 struct dd_epoch_row {
     int epoch;
     double train_loss, train_kl, train_ce, dev_loss, accuracy, macro_precision, macro_recall, macro_f1,
         weighted_precision, weighted_recall, weighted_f1, teacher_agreement, lr, seconds, elapsed_seconds,
-        tokens_per_second, train_hidden, train_cls, train_attention, train_relation;
+        tokens_per_second, train_hidden, train_cls, train_attention, train_relation, dev_kl, dev_ce;
     bool is_best;
     int64_t recorded_ms;
     int rollback;    /* why the run's guard went back, the engine's number; 0: it did not */

@@ -146,7 +146,13 @@ try {
   for (const [name, path, options, fullPage = false] of flag ? everything : docs) {
     const page = await browser.open(url + path, options);
     await page.waitForSelector('.page');
-    await page.waitForTimeout(1800); // charts and tables are asked for and drawn; the event stream never ends
+    await page.waitForTimeout(fullPage ? 600 : 1800); // charts and tables are asked for and drawn; the event stream never ends
+    if (fullPage) {
+      // charts are drawn when they are seen
+      const height = await page.evaluate(() => document.documentElement.scrollHeight);
+      await page.setViewportSize({ width: options.viewport.width, height });
+      await page.waitForTimeout(1500);
+    }
     const picture = await page.screenshot({ fullPage });
     writeFileSync(join(folder, `${name}.png`), flag ? picture : reduce(picture));
     const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);

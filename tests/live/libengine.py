@@ -361,7 +361,7 @@ class EpochMetrics(ctypes.Structure):
         *[
             (name, ctypes.c_double)
             for name in (
-                "train_loss", "train_kl", "train_ce", "train_hidden", "train_cls", "train_attention", "train_relation", "dev_loss", "accuracy", "macro_precision", "macro_recall",
+                "train_loss", "train_kl", "train_ce", "train_hidden", "train_cls", "train_attention", "train_relation", "dev_loss", "dev_kl", "dev_ce", "accuracy", "macro_precision", "macro_recall",
                 "macro_f1", "weighted_precision", "weighted_recall", "weighted_f1", "teacher_agreement", "lr",
                 "seconds", "elapsed_seconds", "tokens_per_second",
             )

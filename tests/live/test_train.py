@@ -277,10 +277,14 @@ class Reference:
                 steps.append((loss.item(), kl.item() if kl is not None else math.nan, said, lr, norm.item()))
                 counts.append((len(rows), labelled))
             self.model.eval()
-            with torch.no_grad():
-                predicted = self.judged()(**self.encode([t for t, _ in self.data.dev])).logits.argmax(-1).tolist()
             gold = [self.data.classes.index(label) for _, label in self.data.dev]
-            reports.append((predicted, classification_report(gold, predicted, output_dict=True, zero_division=0)))
+            inputs = self.encode([t for t, _ in self.data.dev])
+            with torch.no_grad():
+                logits = self.judged()(**inputs).logits
+                losses = [math.nan if v is None else v.item() for v in self.loss(logits, inputs, torch.tensor(gold))]
+            predicted = logits.argmax(-1).tolist()
+            report = classification_report(gold, predicted, output_dict=True, zero_division=0)
+            reports.append((predicted, report, losses))
         return steps, reports, counts
 
 
@@ -311,8 +315,10 @@ def compare(run, reference, expected_steps=42):
         if not math.isnan(kl):
             assert ours["kl"] == pytest.approx(kl, abs=1e-5), ours["step"]
     compare_means(run, steps, counts)
-    for ours, predicted, (wanted, report) in zip(run.epochs, run.predictions, reports):
+    for ours, predicted, (wanted, report, losses) in zip(run.epochs, run.predictions, reports):
         assert predicted == wanted
+        for name, loss in zip(("dev_loss", "dev_kl", "dev_ce"), losses):
+            assert ours[name] == pytest.approx(loss, abs=1e-5, nan_ok=True), name
         assert ours["accuracy"] == pytest.approx(report["accuracy"], abs=1e-12)
         for kind in ("macro", "weighted"):
             for metric, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
@@ -536,7 +542,7 @@ def test_options_follow_pytorch(data, teacher, name, tmp_path):
         assert ours["ce"] == pytest.approx(ce, abs=2e-5), ours["step"]
         assert ours["lr"] == pytest.approx(lr, rel=1e-12, abs=1e-18), ours["step"]
         assert ours["grad_norm"] == pytest.approx(norm, rel=1e-3), ours["step"]
-    assert run.predictions == [predicted for predicted, _ in reports]
+    assert run.predictions == [predicted for predicted, *_ in reports]
     exported = transformers.BertForSequenceClassification.from_pretrained(run.last_dir)
     for (parameter, mine), theirs in zip(exported.named_parameters(), reference.judged().parameters()):
         limit = 1e-4 if not parameter.endswith("key.bias") else 42 * spec.optimizer.lr

@@ -37,10 +37,28 @@ export function oklch(lightness, chroma, hueDegrees) {
   return `#${hex.join('')}`;
 }
 
+const runHue = (id) => (230 + id * 137.508) % 360;
+
 export function runColour(id, dark = isDark()) {
-  const hue = (230 + id * 137.508) % 360;
+  const hue = runHue(id);
   return dark ? oklch(0.78, 0.125, hue) : oklch(0.54, 0.135, hue);
 }
 
 export const runDash = (id) => DASHES[Math.floor(id / 5) % DASHES.length];
 export const runSymbol = (id) => SYMBOLS[id % SYMBOLS.length];
+
+const PARTS = [
+  ['--c-kl', 62],
+  ['--c-ce', 306],
+  ['--c-third', 189],
+]; // custom properties and their hues
+const TOO_NEAR = 40; // degrees
+/**
+ * The custom properties that colour what is drawn beside a run's own line: KL, CE, and a third. The last of them, which
+ * is seldom drawn, gets the hue that comes too near to the run's own.
+ */
+export function partColours(id) {
+  const distance = (hue) => Math.abs(((hue - runHue(id) + 540) % 360) - 180);
+  const near = PARTS.filter(([, hue]) => distance(hue) < TOO_NEAR);
+  return [...PARTS.filter((part) => !near.includes(part)), ...near].map(([name]) => name);
+}

@@ -6,7 +6,7 @@ export const COMPARED = 50;
 export const SERIES_POINTS = 1500;
 
 const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
-export const METRICS = { scores: SCORES, all: [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'train_hidden', 'train_cls', 'train_attention', 'train_relation', 'dev_loss'] };
+export const METRICS = { scores: SCORES, all: [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'train_hidden', 'train_cls', 'train_attention', 'train_relation', 'dev_loss', 'dev_kl', 'dev_ce'] };
 const TABLE = ['macro_f1', 'accuracy', 'weighted_f1'];
 
 export function query(params) {

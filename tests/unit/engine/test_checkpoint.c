@@ -80,6 +80,10 @@ static void fill_state(struct side *side) {
     s->best = (struct dd_epoch_metrics){.epoch = 1, .macro_f1 = 0.5, .is_best = true};
     s->last.train_attention = 0.3;
     s->best.train_relation = 0.2;
+    s->last.dev_kl = 0.3;
+    s->last.dev_ce = NAN;
+    s->best.dev_kl = 0.2;
+    s->best.dev_ce = 0.6;
     memset(s->best_sha256, 7, sizeof s->best_sha256);
     s->n_dev = 4;
     s->dev_label = dd_calloc(4, sizeof *s->dev_label);
@@ -142,6 +146,10 @@ static void check_equal(struct side *a, struct side *b) {
     same_double(x->last.train_hidden, y->last.train_hidden);
     same_double(x->last.train_cls, y->last.train_cls);
     same_double(x->best.train_cls, y->best.train_cls);
+    same_double(x->last.dev_kl, y->last.dev_kl);
+    same_double(x->last.dev_ce, y->last.dev_ce);
+    same_double(x->best.dev_kl, y->best.dev_kl);
+    same_double(x->best.dev_ce, y->best.dev_ce);
     same_double(x->last.tokens_per_second, y->last.tokens_per_second);
     assert_int_equal(x->rollbacks, y->rollbacks);
     assert_int_equal(x->restart_step, y->restart_step);
@@ -229,7 +237,7 @@ static void forget(struct dd_run_state *s, enum dd_state_extent extent) {
     }
 }
 
-/* Runs that need less keep less, in the very bytes of the versions before; 0, 48 or 104 of them. */
+/* Runs that need less keep less: 0, 48 or 104 bytes. */
 static void test_extents(void **state) {
     (void)state;
     static const size_t bytes[] = {0, 48, 104};
@@ -262,33 +270,56 @@ static void test_extents(void **state) {
     }
 }
 
-/* A file of version 1 is one of version 2 without the 32 bytes of the guard. */
-static void test_version_1_is_read(void **state) {
-    (void)state;
-    struct side written = {0}, read = {0};
-    char dir[512], path[600], *bytes = NULL;
-    size_t len = 0;
+/* A file of version 2 is one of version 3 without the last 32 bytes of the extension; in version 1 there is no
+ * extension, and nothing of the guard. */
+static void make_earlier(struct side *side, const char *dir, char version, enum dd_state_extent extent) {
+    static const size_t extensions[] = {0, 48, 104};
+    struct dd_run_state *s = &side->state;
+    char path[600], *bytes = NULL;
+    size_t len = 0, behind = 648 + extensions[extent], from = version == 1 ? 616 : behind;
     struct dd_error err;
-    side_init(&written, DD_OPTIMIZER_ADAMW, 0, 0.5f);
-    side_init(&read, DD_OPTIMIZER_ADAMW, 0, 0);
-    fill_state(&written);
-    forget(&written.state, DD_EXTENT_PLAIN); /* as all runs of that version */
-    write_one(&written, dir, "version-1");
+    s->last.dev_kl = s->last.dev_ce = s->best.dev_kl = s->best.dev_ce = NAN;
+    if (extent != DD_EXTENT_ALL) {
+        forget(s, extent);
+    }
+    must(dd_checkpoint_write(dir, &identity, s, side->params, side->optimizer, 0, &err), &err);
     file_in(path, dir, "checkpoint");
     must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
-    bytes[8] = 1;
-    memmove(bytes + 616, bytes + 648, len - 648);
-    len -= 32;
+    bytes[8] = version;
+    bytes[12] = (char)extensions[extent];
+    memmove(bytes + from, bytes + behind + 32, len - behind - 32);
+    len -= behind + 32 - from;
     dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
     must(dd_file_write_durable(path, bytes, len, &err), &err);
-    struct dd_checkpoint checkpoint;
-    must(dd_checkpoint_open(path, &identity, &shape, read.params, read.optimizer, &checkpoint, &err), &err);
-    dd_checkpoint_apply(&checkpoint, &read.state, read.params, read.optimizer);
-    dd_checkpoint_close(&checkpoint);
-    check_equal(&written, &read);
     free(bytes);
-    side_release(&written);
-    side_release(&read);
+}
+
+static void test_earlier_versions_are_read(void **state) {
+    (void)state;
+    static const struct {
+        char version;
+        enum dd_state_extent extent;
+    } earlier[] = {{1, DD_EXTENT_PLAIN}, {2, DD_EXTENT_PLAIN}, {2, DD_EXTENT_STATES}, {2, DD_EXTENT_ALL}};
+    for (size_t i = 0; i < DD_ARRAY_LEN(earlier); i++) {
+        struct side written = {0}, read = {0};
+        char dir[512], path[600], name[32];
+        struct dd_error err;
+        side_init(&written, DD_OPTIMIZER_ADAMW, 0, 0.5f);
+        side_init(&read, DD_OPTIMIZER_ADAMW, 0, 0);
+        fill_state(&written);
+        snprintf(name, sizeof name, "earlier-%zu", i);
+        fixture_path(dir, name);
+        must(dd_dir_make(dir, &err), &err);
+        make_earlier(&written, dir, earlier[i].version, earlier[i].extent);
+        file_in(path, dir, "checkpoint");
+        struct dd_checkpoint checkpoint;
+        must(dd_checkpoint_open(path, &identity, &shape, read.params, read.optimizer, &checkpoint, &err), &err);
+        dd_checkpoint_apply(&checkpoint, &read.state, read.params, read.optimizer);
+        dd_checkpoint_close(&checkpoint);
+        check_equal(&written, &read);
+        side_release(&written);
+        side_release(&read);
+    }
 }
 
 static enum dd_status open_bytes(struct side *side, const char *path, const void *bytes, size_t len,
@@ -338,7 +369,10 @@ static void test_forgeries_are_refused(void **state) {
     } forged[] = {{8, 1}, /* version and extension: none, though the file has one */
                   {8, 2},
                   {8, 1 | (uint64_t)48 << 32},
+                  {8, 2 | (uint64_t)104 << 32}, /* what it would be in that version, but for its end */
                   {8, 2 | (uint64_t)96 << 32},
+                  {8, 3},
+                  {8, 3 | (uint64_t)104 << 32},
                   {144, 1},          /* another number of parameters */
                   {144, UINT64_MAX}, /* … whose size overflows */
                   {152, 3},          /* slabs that are not there */
@@ -378,7 +412,7 @@ static void test_forgeries_are_refused(void **state) {
     }
     dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
-    bytes[8] = 3; /* a later version */
+    bytes[8] = 4; /* a later version */
     dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_UNSUPPORTED);
     free(bytes);
@@ -453,8 +487,8 @@ static void test_finished_record(void **state) {
                                    .steps_done = 50,
                                    .parameters = 1000,
                                    .model_bytes = 4100,
-                                   .best = {.epoch = 3, .macro_f1 = 0.5, .is_best = true},
-                                   .last = {.epoch = 5, .train_kl = NAN}};
+                                   .best = {.epoch = 3, .macro_f1 = 0.5, .is_best = true, .dev_kl = 0.125},
+                                   .last = {.epoch = 5, .train_kl = NAN, .dev_ce = 0.5}};
     struct dd_finished read;
     assert_int_equal(dd_finished_read(dir, &identity, &read, &err), DD_NOT_FOUND);
     must(dd_finished_write(dir, &identity, &finished, &err), &err);
@@ -463,8 +497,23 @@ static void test_finished_record(void **state) {
     assert_int_equal(read.best.epoch, 3);
     same_double(read.best.macro_f1, 0.5);
     assert_true(read.best.is_best && isnan(read.last.train_kl));
+    assert_true(read.best.dev_kl == 0.125 && read.last.dev_ce == 0.5);
     file_in(path, dir, "finished");
     must(dd_file_read(path, 4096, &bytes, &len, &err), &err);
+    for (char version = 1; version <= 2; version++) { /* as earlier programs wrote it: less of the extension, or none */
+        size_t extension = version == 1 ? 0 : 64, shorter = len - 96 + extension;
+        char *old = malloc(len);
+        assert_non_null(old);
+        memcpy(old, bytes, len);
+        old[8] = version;
+        old[12] = (char)extension;
+        dd_sha256_bytes(old, shorter - 32, (uint8_t *)old + shorter - 32);
+        must(dd_file_write_durable(path, old, shorter, &err), &err);
+        must(dd_finished_read(dir, &identity, &read, &err), &err);
+        assert_true(read.best.epoch == 3 && isnan(read.best.dev_kl) && isnan(read.last.dev_ce));
+        assert_int_equal(isnan(read.best.train_hidden) != 0, version == 1);
+        free(old);
+    }
     for (size_t at = 0; at < len; at++) {
         bytes[at] ^= 1;
         must(dd_file_write_durable(path, bytes, len, &err), &err);
@@ -506,7 +555,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_extents),
-        cmocka_unit_test(test_version_1_is_read),
+        cmocka_unit_test(test_earlier_versions_are_read),
         cmocka_unit_test(test_damage_is_found),
         cmocka_unit_test(test_forgeries_are_refused),
         cmocka_unit_test(test_foreign_is_refused),

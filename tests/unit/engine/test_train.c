@@ -100,6 +100,8 @@ static void test_callbacks_are_complete(void **state) {
             assert_int_equal(isnan(m->train_kl) != 0, !distill);
             assert_int_equal(isnan(m->teacher_agreement) != 0, !distill);
             assert_true(isfinite(m->train_loss) && isfinite(m->dev_loss) && isfinite(m->lr));
+            assert_int_equal(isnan(m->dev_kl) != 0, !distill);
+            near_double(m->dev_loss, distill ? 0.3 * m->dev_kl + 0.7 * m->dev_ce : m->dev_ce, 1e-6);
             assert_int_equal(m->is_best, m->macro_f1 > best);
             best = DD_MAX(best, m->macro_f1);
             double loss = 0, rows = 0; /* train_loss is the mean over rows, the last batch having 6 */

@@ -300,12 +300,12 @@ static inline void history_same(const struct history *a, const struct history *b
             x->train_loss,         x->train_kl,          x->train_ce, x->dev_loss,        x->accuracy,
             x->macro_recall,       x->macro_precision,   x->macro_f1, x->weighted_recall, x->weighted_f1,
             x->weighted_precision, x->teacher_agreement, x->lr,       x->train_hidden,    x->train_cls,
-            x->train_attention,    x->train_relation};
+            x->train_attention,    x->train_relation,    x->dev_kl,   x->dev_ce};
         const double ys[] = {
             y->train_loss,         y->train_kl,          y->train_ce, y->dev_loss,        y->accuracy,
             y->macro_recall,       y->macro_precision,   y->macro_f1, y->weighted_recall, y->weighted_f1,
             y->weighted_precision, y->teacher_agreement, y->lr,       y->train_hidden,    y->train_cls,
-            y->train_attention,    y->train_relation};
+            y->train_attention,    y->train_relation,    y->dev_kl,   y->dev_ce};
         for (size_t i = 0; i < DD_ARRAY_LEN(xs); i++) {
             same_double(xs[i], ys[i]);
         }

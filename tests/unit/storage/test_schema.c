@@ -15,10 +15,13 @@
 static const struct later_column {
     const char *table, *column, *value;
 } later_columns[] = {
-    {"experiments", "sweep_point", "0"},  {"experiments", "stopped", "NULL"}, {"experiments", "asha_free", "0"},
-    {"sweeps", "asha_min_epochs", "0"},   {"sweeps", "asha_eta", "0"},        {"sweeps", "asha_accuracy", "0"},
-    {"epochs", "rollback", "0"},          {"epochs", "rollback_to", "0"},     {"epochs", "train_hidden", "NULL"},
-    {"epochs", "train_cls", "NULL"},      {"epochs", "attempt", "0"},         {"epochs", "train_attention", "NULL"},
+    {"experiments", "sweep_point", "0"},  {"experiments", "stopped", "NULL"},
+    {"experiments", "asha_free", "0"},    {"sweeps", "asha_min_epochs", "0"},
+    {"sweeps", "asha_eta", "0"},          {"sweeps", "asha_accuracy", "0"},
+    {"epochs", "rollback", "0"},          {"epochs", "rollback_to", "0"},
+    {"epochs", "train_hidden", "NULL"},   {"epochs", "train_cls", "NULL"},
+    {"epochs", "attempt", "0"},           {"epochs", "dev_kl", "NULL"},
+    {"epochs", "dev_ce", "NULL"},         {"epochs", "train_attention", "NULL"},
     {"epochs", "train_relation", "NULL"},
 };
 

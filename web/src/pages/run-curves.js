@@ -3,7 +3,7 @@
 import { debounce, h } from '../dom.js';
 import { t } from '../i18n.js';
 import { chartPanel } from '../chartpanel.js';
-import { runColour } from '../colour.js';
+import { partColours, runColour } from '../colour.js';
 import { number, score, shortScore } from '../format.js';
 import { explain } from '../api.js';
 import { notice, segmented } from '../widgets.js';
@@ -17,7 +17,7 @@ import { hiddenSeries, logY, param, smoothing, tableState, tauOf, toggleSeries, 
 
 const SMOOTHINGS = [0, 0.4, 0.7, 0.9];
 const STEP_UNITS = 200; // smoothing of step curves counts in 1/200 of the run, so that it does not depend on its length
-const HIDDEN_AT_FIRST = ['teacher_agreement'];
+const HIDDEN_AT_FIRST = ['teacher_agreement', 'dev_kl', 'dev_ce'];
 
 export function curves(id) {
   const hidden = () => hiddenSeries(HIDDEN_AT_FIRST);
@@ -44,13 +44,10 @@ export function curves(id) {
   const some = (column) => column.some((v) => v !== null);
 
   // ---- epochs ----
-  const colours = () => ({
-    own: runColour(id),
-    kl: token('--c-kl'),
-    ce: token('--c-ce'),
-    dev: token('--c-dev'),
-    third: token('--c-third'),
-  });
+  const colours = () => {
+    const [kl, ce, third] = partColours(id).map(token);
+    return { own: runColour(id), kl, ce, dev: token('--c-dev'), third };
+  };
   const epochs = detail({
     load: async (average) => {
       const rows = metricsOf(id);
@@ -89,6 +86,12 @@ export function curves(id) {
         ...(run(id)?.spec?.attention_weight > 0 ? [{ id: 'train_attention', colour: c.third, dash: [9, 2] }] : []),
         ...(run(id)?.spec?.relation_weight > 0 ? [{ id: 'train_relation', colour: c.third, dash: [4, 2, 1, 2] }] : []),
         { id: 'dev_loss', colour: c.dev, width: 2, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
+        ...(distils()
+          ? [
+              { id: 'dev_kl', colour: c.kl, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
+              { id: 'dev_ce', colour: c.ce, dash: [9, 3, 2, 3], symbol: 'emptyCircle' },
+            ]
+          : []),
       ],
       { name: t('axis.loss'), log: logY(), format: number },
     );

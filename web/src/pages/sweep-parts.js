@@ -12,6 +12,7 @@ export function showValue(value) {
     return Object.entries(value)
       .map(([k, v]) => `${k}=${showValue(v)}`)
       .join(', ');
+  if (typeof value === 'number' && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential();
   return String(value);
 }
 

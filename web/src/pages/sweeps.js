@@ -219,11 +219,12 @@ function one(root, id) {
     if (!cell || cell.mean === null) return h('td', { class: 'none' }, cell ? t('sweeps.waiting') : '–');
     const share = high > low ? (cell.mean - low) / (high - low) : 1;
     const best = sweep.best && cell.points.includes(sweep.best.point);
+    const halted = cell.points.every((i) => sweep.points[i].stopped);
     return h(
       'td',
       { class: best ? 'best' : '', vars: { '--cell': scale(share), '--on': inkOn(share) } },
       h('a', { href: href(['compare'], { ids: cell.experiments.slice(0, 50).join(','), seeds: cell.experiments.length > 1 ? '1' : null }) }, score(cell.mean)),
-      h('small', {}, `${cell.std === null ? '' : `± ${score(cell.std)} · `}n ${cell.n}`, best && ` · ${t('sweeps.best_mark')}`),
+      h('small', {}, `${cell.std === null ? '' : `± ${score(cell.std)} · `}n ${cell.n}`, best && ` · ${t('sweeps.best_mark')}`, halted && ` · ${t('sweeps.halted')}`),
     );
   }
 
@@ -255,8 +256,8 @@ function one(root, id) {
                 ['std', 'min', 'max'].map((k) => h('td', { class: 'num' }, score(p[m][k]))),
                 h('td', { class: 'num' }, percent(p.retention)),
                 h('td', { class: 'num' }, duration(p.seconds)),
-                sweep.asha && h('td', { class: 'num', title: p.stopped }, String(p.epochs_done)),
-                leads.size > 0 && h('td', { class: 'num' }, leads.has(p.point) ? `${intervalText(leads.get(p.point))} · ${verdict(leads.get(p.point))}` : t('sweeps.best_mark')),
+                sweep.asha && h('td', { class: 'num nowrap', title: p.stopped }, p.stopped && `${t('sweeps.halted')} · `, String(p.epochs_done)),
+                leads.size > 0 && h('td', { class: 'num nowrap' }, leads.has(p.point) ? `${intervalText(leads.get(p.point))} · ${verdict(leads.get(p.point))}` : t('sweeps.best_mark')),
                 h('td', { class: 'num' }, p.experiments.map((e) => h('a', { href: href(['runs', String(e)]) }, `#${e} `))),
               ),
             ),
