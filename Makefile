@@ -39,7 +39,7 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
+.PHONY: failpoints-all all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
         lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
@@ -142,9 +142,12 @@ tsan: ## the unit tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" unit-tests
 	@BUILD=build/tsan DISTILLD_SANITIZED=1 TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" tests/run unit
 
-failpoints: ## the unit tests of base and storage with every failure point armed in turn
-	@$(MAKE) --no-print-directory BUILD=build/fail SAN=-DDD_FAILPOINTS unit-tests-below
-	@BUILD=build/fail tests/run unit
+failpoints: ## faults planned: the unit tests of base and storage, and a daemon in which a fixed few of all steps fail
+	@$(MAKE) --no-print-directory BUILD=build/fail SAN=-DDD_FAILPOINTS unit-tests-below build/fail/distilld
+	@BUILD=build/fail tests/run unit fail
+failpoints-all: ## the same daemon with every step failing in turn: an hour
+	@$(MAKE) --no-print-directory BUILD=build/fail SAN=-DDD_FAILPOINTS build/fail/distilld
+	@BUILD=build/fail DISTILLD_FAIL_ALL=1 tests/run fail
 
 unit-tests: $(UNIT_TESTS)
 unit-tests-below: $(filter $(BUILD)/tests/unit/base/% $(BUILD)/tests/unit/storage/%,$(UNIT_TESTS))

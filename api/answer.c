@@ -190,6 +190,22 @@ void dd_answer_problem(struct dd_request *request) {
     request->response_bytes = len;
 }
 
+struct MHD_Response *dd_answer_no_memory(void) {
+    static char problem[] =
+        "{\"type\":\"urn:distilld:problem:out_of_memory\",\"title\":\"Out of memory\",\"status\":503,"
+        "\"code\":\"out_of_memory\",\"detail\":\"there is no memory to answer; ask again later\"}";
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(sizeof problem - 1, problem, MHD_RESPMEM_PERSISTENT);
+    if (response != NULL) {
+        header(response, "X-Content-Type-Options", "nosniff");
+        header(response, "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox");
+        header(response, "Cache-Control", "no-store");
+        header(response, "Content-Type", "application/problem+json");
+        header(response, "Retry-After", "1");
+    }
+    return response;
+}
+
 void dd_answer_options(struct dd_request *request, unsigned methods) {
     struct MHD_Response *response = empty_response();
     if (response != NULL) {

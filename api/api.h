@@ -145,6 +145,9 @@ struct dd_api_stats {
 };
 void dd_api_get_stats(const struct dd_api *api, struct dd_api_stats *ret_stats);
 
+/* Appends the histograms of answer times in Prometheus' text format, as the metric called name. */
+void dd_api_put_latencies(const struct dd_api *api, const char *name, struct dd_buffer *out);
+
 cJSON *dd_api_openapi(const struct dd_api_ops *ops); /* the whole document; also tested offline */
 
 #endif

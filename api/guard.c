@@ -81,6 +81,17 @@ void dd_headers_read(struct dd_request *request) {
     (void)MHD_get_connection_values(request->connection, MHD_HEADER_KIND, read_header, h);
 }
 
+bool dd_headers_whole(const struct dd_headers *headers) {
+    const struct dd_buffer *const lines[] = {&headers->accept, &headers->accept_encoding, &headers->if_none_match,
+                                             &headers->expect, &headers->cookie};
+    for (size_t i = 0; i < DD_ARRAY_LEN(lines); i++) {
+        if (lines[i]->failed && !lines[i]->over_max) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void dd_headers_release(struct dd_headers *headers) {
     dd_buffer_release(&headers->accept);
     dd_buffer_release(&headers->accept_encoding);

@@ -151,7 +151,7 @@ struct dd_request {
     const char *accept;
     bool pretty, wants_gzip;
     enum dd_phase phase;
-    int64_t started_us;
+    int64_t started_us, whole_us; /* mono: request line, last byte of the body (0: not yet) */
 
     uint64_t body_bytes, body_limit;
     struct dd_buffer body;
@@ -186,9 +186,11 @@ struct dd_api {
     char boot[9];
     struct dd_tls *tls;             /* NULL: plain HTTP */
     char *openapi, *openapi_pretty; /* rendered once */
+    struct MHD_Response *no_memory; /* what is sent when there is no memory to make an answer */
     struct dd_jobs *jobs;
     struct dd_events *events;
     struct dd_access *access;
+    struct dd_latency *latency;
     pthread_mutex_t claims_lock;
     struct dd_request *claims; /* Idempotency-Keys whose requests run now; under claims_lock */
     pthread_t timer;
@@ -217,6 +219,7 @@ enum dd_status dd_request_fail(struct dd_request *request, enum dd_status status
 /* --- guard (guard.c) ---------------------------------------------------------------------------------------------- */
 
 void dd_headers_read(struct dd_request *request);
+bool dd_headers_whole(const struct dd_headers *headers); /* false: there was no memory to keep them */
 void dd_headers_release(struct dd_headers *headers);
 /* Host, Origin, Sec-Fetch-Site.  Before anything else. */
 enum dd_status dd_guard_origin(struct dd_request *request) DD_MUST_CHECK;
@@ -271,7 +274,8 @@ void dd_session_run(struct dd_request *request); /* GET, POST and DELETE of /ses
 /* --- answers (answer.c, problem.c, pages.c) ------------------------------------------------------------------------
  */
 
-/* Each sets request->response and request->status; when memory is out response stays NULL and the connection closes. */
+/* Each sets request->response and request->status; when memory is out response stays NULL, and what is sent is the
+ * answer that was made for it at the start. */
 void dd_answer_problem(struct dd_request *request);
 void dd_answer_result(struct dd_request *request, struct dd_api_result *result); /* takes what result owns */
 void dd_answer_text(struct dd_request *request, int status, const char *content_type, const char *text, size_t len,
@@ -281,6 +285,8 @@ void dd_answer_replay(struct dd_request *request, int status, const char *locati
 bool dd_answer_page(struct dd_request *request); /* false: no such page */
 /* Headers that every answer has. */
 void dd_answer_common_headers(struct dd_request *request, struct MHD_Response *response);
+/* A 503 made in advance, for any request; NULL when out of memory. */
+struct MHD_Response *dd_answer_no_memory(void);
 bool dd_gzip(const char *bytes, size_t len, struct dd_buffer *out);
 /* JSON text of the problem; the caller frees. NULL when out of memory. */
 char *dd_problem_text(const struct dd_request *request, int http_status);
@@ -331,6 +337,15 @@ void dd_events_stop(struct dd_events *events);    /* ends all streams, takes no 
 void dd_events_end_all(struct dd_events *events); /* ends all streams; who may come back does */
 int dd_events_readers(struct dd_events *events);
 uint64_t dd_events_bytes_sent(const struct dd_events *events);
+
+/* --- latency (latency.c) --------------------------------------------------------------------------------------------
+ */
+
+struct dd_latency *dd_latency_new(void); /* NULL when out of memory */
+void dd_latency_free(struct dd_latency *latency);
+/* route NULL: none was found; page: one of the dashboard's was. */
+void dd_latency_add(struct dd_latency *latency, const struct dd_route *route, bool page, int64_t us);
+void dd_latency_put(const struct dd_latency *latency, const char *name, struct dd_buffer *out);
 
 /* --- openapi (openapi.c, schemas.c) ---------------------------------------------------------------------------------
  */

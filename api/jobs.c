@@ -93,6 +93,7 @@ static void run_job(struct dd_jobs *jobs, struct dd_request *request) { /* calle
 
 static void *request_thread(void *context) {
     struct dd_jobs *jobs = context;
+    pthread_setname_np(pthread_self(), "request");
     pthread_mutex_lock(&jobs->lock);
     for (;;) {
         struct dd_request *request = next_job(jobs);

@@ -17,6 +17,9 @@
 #define SLOW_BODY_GRACE_US 60000000 /* after that a body must have come at LEAST_BODY_RATE or better */
 #define LEAST_BODY_RATE 512         /* bytes a second */
 
+/* Stands for a request that there is no memory for: its body is thrown away, then it is told. */
+static struct dd_request no_request;
+
 void *dd_request_begin(void *context, const char *uri, struct MHD_Connection *connection) {
     struct dd_api *api = context;
     struct dd_request *request = dd_calloc(1, sizeof *request);
@@ -45,7 +48,7 @@ void dd_request_completed(void *context, struct MHD_Connection *connection, void
     struct dd_api *api = context;
     struct dd_request *request = *slot;
     *slot = NULL;
-    if (request == NULL) {
+    if (request == NULL || request == &no_request) {
         return;
     }
     if (request->counted) {
@@ -180,6 +183,9 @@ static enum dd_status check_head(struct dd_request *request, bool *ret_has_body)
     *ret_has_body = h->transfer_encoding != NULL ||
                     (h->content_length != NULL && dd_text_int(h->content_length, &length) && length > 0);
     enum dd_status status = split_target(request);
+    if (status == DD_OK && !dd_headers_whole(h)) {
+        status = dd_request_fail(request, DD_NO_MEMORY, "out_of_memory", "out of memory");
+    }
     if (status == DD_OK) {
         status = dd_guard_origin(request);
     }
@@ -239,18 +245,26 @@ static void log_answer(const struct dd_request *request) {
 
 static enum MHD_Result send_answer(struct dd_request *request) {
     struct dd_api *api = request->api;
+    enum MHD_Result queued;
     if (request->response == NULL) {
-        dd_log(DD_LOG_ERROR, "http", "%s: no memory for an answer; the connection is closed", request->id);
-        return MHD_NO;
+        request->status = 503;
+        request->response_bytes = 0;
+        request->failed = true;
+        (void)dd_fail(&request->problem.error, DD_NO_MEMORY, "out_of_memory", "no memory for an answer");
+        queued = MHD_queue_response(request->connection, 503, api->no_memory);
+    } else {
+        queued = MHD_queue_response(request->connection, (unsigned)request->status, request->response);
+        MHD_destroy_response(request->response);
+        request->response = NULL;
     }
-    enum MHD_Result queued = MHD_queue_response(request->connection, (unsigned)request->status, request->response);
-    MHD_destroy_response(request->response);
-    request->response = NULL;
     request->phase = DD_PHASE_SENT;
     api->requests++;
     api->bytes_sent += request->head ? 0 : request->response_bytes;
     api->responses_4xx += request->status >= 400 && request->status < 500;
     api->responses_5xx += request->status >= 500;
+    bool page = request->status < 400 && strcmp(request->method, "OPTIONS") != 0;
+    int64_t since_us = request->whole_us != 0 ? request->whole_us : request->started_us;
+    dd_latency_add(api->latency, request->route, page, dd_clock_mono_us() - since_us);
     log_answer(request);
     return queued;
 }
@@ -514,6 +528,7 @@ static unsigned methods_at(const struct dd_request *request) {
 /* The whole request is here.  Makes the answer, or parks the request. */
 static enum MHD_Result on_complete(struct dd_request *request) {
     request->counted = true;
+    request->whole_us = dd_clock_mono_us();
     request->api->answering++;
     if (!request->failed && strcmp(request->method, "OPTIONS") == 0) {
         dd_answer_options(request, methods_at(request));
@@ -541,13 +556,21 @@ static enum MHD_Result on_complete(struct dd_request *request) {
 
 enum MHD_Result dd_request_handle(void *context, struct MHD_Connection *connection, const char *url, const char *method,
                                   const char *version, const char *upload_data, size_t *upload_data_size, void **slot) {
-    (void)context;
-    (void)connection;
+    struct dd_api *api = context;
     (void)url;
     (void)version;
     struct dd_request *request = *slot;
-    if (request == NULL) {
-        return MHD_NO; /* out of memory in begin */
+    if (request == NULL) { /* out of memory in begin */
+        *slot = &no_request;
+        return MHD_YES;
+    }
+    if (request == &no_request) {
+        if (*upload_data_size > 0) {
+            *upload_data_size = 0;
+            return MHD_YES;
+        }
+        api->responses_5xx++;
+        return MHD_queue_response(connection, 503, api->no_memory);
     }
     switch (request->phase) {
     case DD_PHASE_NEW:

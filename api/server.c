@@ -149,6 +149,7 @@ static enum dd_status empty_upload_dir(const char *path, struct dd_error *err) {
 
 static void *timer_thread(void *context) {
     struct dd_api *api = context;
+    pthread_setname_np(pthread_self(), "timer");
     pthread_mutex_lock(&api->timer_lock);
     while (!api->timer_stop) {
         pthread_mutex_unlock(&api->timer_lock);
@@ -241,20 +242,25 @@ static enum dd_status start_mhd(struct dd_api *api, struct dd_error *err) {
     return DD_OK;
 }
 
-static enum dd_status render_openapi(struct dd_api *api, struct dd_error *err) {
+/* What is made once: openapi.json, the answer when memory is out, room for the histograms. */
+static enum dd_status render_once(struct dd_api *api, struct dd_error *err) {
     cJSON *document = dd_api_openapi(&api->ops);
     if (document != NULL) {
         api->openapi = cJSON_PrintUnformatted(document);
         api->openapi_pretty = cJSON_Print(document);
         cJSON_Delete(document);
     }
-    return api->openapi != NULL && api->openapi_pretty != NULL ? DD_OK : dd_fail_memory(err, 1u << 20);
+    api->no_memory = dd_answer_no_memory();
+    api->latency = dd_latency_new();
+    bool whole = api->openapi != NULL && api->openapi_pretty != NULL && api->no_memory != NULL && api->latency != NULL;
+    return whole ? DD_OK : dd_fail_memory(err, 1u << 20);
 }
 
 static void free_api(struct dd_api *api) {
     dd_jobs_free(api->jobs);
     dd_events_free(api->events);
     dd_access_free(api->access);
+    dd_latency_free(api->latency);
     dd_close_fd(&api->listen_fd);
     for (char **host = api->hosts; host != NULL && *host != NULL; host++) {
         free(*host);
@@ -263,6 +269,9 @@ static void free_api(struct dd_api *api) {
     dd_free_ptr(&api->config.listen);
     dd_free_ptr(&api->config.upload_dir);
     dd_tls_free(api->tls);
+    if (api->no_memory != NULL) {
+        MHD_destroy_response(api->no_memory);
+    }
     free(api->openapi);
     free(api->openapi_pretty);
     pthread_mutex_destroy(&api->claims_lock);
@@ -298,7 +307,7 @@ enum dd_status dd_api_start(const struct dd_api_config *config, const struct dd_
     status = status == DD_OK ? copy_config(api, config, err) : status;
     status = status == DD_OK ? start_tls(api, config, err) : status;
     status = status == DD_OK ? empty_upload_dir(config->upload_dir, err) : status;
-    status = status == DD_OK ? render_openapi(api, err) : status;
+    status = status == DD_OK ? render_once(api, err) : status;
     status = status == DD_OK ? open_socket(api, err) : status;
     status = status == DD_OK ? dd_access_new(&api->ops, &api->access, err) : status;
     status = status == DD_OK ? dd_events_new(api->boot, api->config.max_event_readers, &api->events, err) : status;

@@ -66,7 +66,7 @@ static enum dd_status begin_file(struct dd_upload *u, const struct dd_part *part
         free(filename);
         return dd_fail_memory(err, sizeof path);
     }
-    u->fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0640);
+    u->fd = DD_FAILABLE("open", open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0640));
     if (u->fd < 0) {
         int saved = errno;
         free(owned_path);
@@ -125,6 +125,9 @@ static enum dd_status part_data(void *context, const char *bytes, size_t count, 
     }
     if (!is_file(u->current)) {
         dd_buffer_append(&u->value, bytes, count);
+        if (u->value.failed && !u->value.over_max) {
+            return dd_fail_memory(err, count);
+        }
         if (u->value.failed) {
             return dd_fail(err, DD_TOO_LARGE, "field_too_large", "the form field %s is longer than %u bytes",
                            u->current->name, MAX_FIELD_BYTES);

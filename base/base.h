@@ -223,8 +223,8 @@ enum dd_status dd_disk_free(const char *path, uint64_t *ret_free_bytes, uint64_t
 enum dd_status dd_tree_bytes(const char *path, uint64_t *ret_bytes, struct dd_error *err) DD_MUST_CHECK;
 
 /* Failpoints for tests: in a build with -DDD_FAILPOINTS, DISTILLD_FAIL="write:3:ENOSPC,fsync:1:EIO" makes the n-th call
- * of that kind fail (n+ means from then on). Kinds: alloc, open, read, write, fsync, close, rename, unlink, mkdir,
- * mmap, statvfs, random, sqlite. Elsewhere this is 0. */
+ * of that kind fail (n+ means from then on; kind@thread only in threads of that name). Kinds: alloc, open, read, write,
+ * fsync, close, rename, link, unlink, mkdir, mmap, statvfs, random, sqlite. Elsewhere this is 0. */
 #ifdef DD_FAILPOINTS
 int dd_failpoint(const char *kind); /* 0, or the errno to fail with */
 /* Replaces the plan and counts from 0 again; NULL or "" disarms. False: the plan cannot be read, the old one stays. */
@@ -235,5 +235,7 @@ static inline int dd_failpoint(const char *kind) {
     return 0;
 }
 #endif
+/* A system call that answers −1 and errno, behind its failpoint: fd = DD_FAILABLE("open", open(path, O_RDONLY)). */
+#define DD_FAILABLE(kind, call) ((errno = dd_failpoint(kind)) != 0 ? -1 : (call))
 
 #endif

@@ -44,6 +44,7 @@ struct dd_daemon {
     uint64_t memory_limit_bytes;
     int64_t started_ms;
     atomic_bool stopping;
+    atomic_uint_fast64_t epochs, steps; /* since the start; the latter with those that a rollback or kill repeats */
 };
 
 /* --- paths.c: the data directory --------------------------------------------------------------------------------- */
@@ -97,7 +98,9 @@ enum dd_status dd_loaded_predict(struct dd_daemon *daemon, struct dd_loaded *loa
 
 void dd_put_number(cJSON *object, const char *name, double value);   /* null where not finite */
 void dd_put_text(cJSON *object, const char *name, const char *text); /* null for NULL */
-void dd_put_time(cJSON *object, const char *name, int64_t wall_ms);  /* null for 0 */
+/* null for NULL; false when out of memory: a text that is left out would look like one that is not there. */
+bool dd_put_bytes(cJSON *object, const char *name, const char *text, size_t bytes) DD_MUST_CHECK;
+void dd_put_time(cJSON *object, const char *name, int64_t wall_ms); /* null for 0 */
 cJSON *dd_json_of(const char *text); /* an empty object for NULL or nonsense; NULL out of memory */
 cJSON *dd_experiment_json(struct dd_daemon *daemon, const struct dd_experiment *experiment);
 cJSON *dd_step_json(const struct dd_step_row *row);
@@ -175,11 +178,11 @@ enum dd_status dd_setup_vocabulary(struct dd_setup *setup, const struct dd_model
 /* --- register.c ----------------------------------------------------------------------------------------------------
  */
 
-/* The result of a run becomes a model: save_as, else exp-<id>; where that name is taken by another, "<name>-2" and so
- * on.  Doing it again for the same run replaces what it made before. */
-enum dd_status dd_register_result(struct dd_daemon *daemon, const struct dd_experiment *experiment,
-                                  const struct dd_train_result *result, char ret_name[DD_NAME_BYTES],
-                                  struct dd_error *err) DD_MUST_CHECK;
+/* A run is finished and its result a model: save_as, else exp-<id>; where that name is taken by another, "<name>-2" and
+ * so on.  What the same run registered before is replaced. */
+enum dd_status dd_complete_run(struct dd_daemon *daemon, const struct dd_experiment *experiment,
+                               const struct dd_train_result *result, char ret_name[DD_NAME_BYTES],
+                               struct dd_error *err) DD_MUST_CHECK;
 
 /* --- shrink.c: smaller models made from others ----------------------------------------------------------------------
  */
@@ -247,6 +250,7 @@ dd_api_fn dd_sweep_create_op, dd_sweep_list_op, dd_sweep_get_op, dd_sweep_cancel
 dd_api_fn dd_preset_list_op;
 dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op, dd_gc_op;
 bool dd_tokens_op(void *daemon, struct dd_api_tokens *ret_tokens);
+uint64_t dd_resident_bytes(void); /* of this process; 0 where it is not known */
 /* Report of a model on a split as JSON or, with Accept: text/plain, as text. */
 enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
                                 struct dd_api_result *result, struct dd_error *err) DD_MUST_CHECK;

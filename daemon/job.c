@@ -14,6 +14,7 @@
 #define FLUSH_US 2000000
 #define SEND_US 250000
 #define SEND_POINTS 4
+#define FIRST_STEPS 256
 
 void dd_job_logf(struct dd_job *job, enum dd_log_level level, const char *fmt, ...) {
     char message[1024];
@@ -101,18 +102,27 @@ static void flush_steps(struct dd_job *job) {
     job->flushed_us = dd_clock_mono_us();
 }
 
+static bool grow_steps(struct dd_job *job, size_t cap) {
+    struct dd_step_row *grown = dd_realloc_array(job->steps, cap, sizeof *grown);
+    if (grown == NULL)
+        return false;
+    job->steps = grown;
+    job->cap_steps = cap;
+    return true;
+}
+
+enum dd_status dd_job_begin(struct dd_job *job, struct dd_error *err) {
+    return grow_steps(job, FIRST_STEPS) ? DD_OK : dd_fail_memory(err, FIRST_STEPS * sizeof *job->steps);
+}
+
 static void keep_step(struct dd_job *job, const struct dd_step_metrics *step) {
+    if (job->n_steps == job->cap_steps && !grow_steps(job, 2 * job->cap_steps))
+        flush_steps(job); /* no memory: storage takes them early */
     if (job->n_steps == job->cap_steps) {
-        size_t cap = job->cap_steps == 0 ? 256 : 2 * job->cap_steps;
-        struct dd_step_row *grown = dd_realloc_array(job->steps, cap, sizeof *grown);
-        if (grown == NULL) {
-            if (!job->lost_steps)
-                dd_log(DD_LOG_WARNING, "worker", "experiment %" PRId64 ": no memory to keep every step", job->id);
-            job->lost_steps = true;
-            return;
-        }
-        job->steps = grown;
-        job->cap_steps = cap;
+        if (!job->lost_steps)
+            dd_log(DD_LOG_WARNING, "worker", "experiment %" PRId64 ": no memory to keep every step", job->id);
+        job->lost_steps = true;
+        return;
     }
     job->steps[job->n_steps++] = (struct dd_step_row){.step = step->step,
                                                       .epoch = step->epoch,
@@ -128,6 +138,7 @@ static void keep_step(struct dd_job *job, const struct dd_step_metrics *step) {
 static void on_step(void *context, const struct dd_step_metrics *step) {
     struct dd_job *job = context;
     dd_job_advance(job);
+    job->daemon->steps++;
     pthread_mutex_lock(&job->lock);
     job->progress.step = *step;
     pthread_mutex_unlock(&job->lock);
@@ -202,6 +213,7 @@ static enum dd_status on_epoch(void *context, const struct dd_epoch_metrics *m, 
         job->at_rung = true;
         dd_cancel_request(&job->cancel, DD_STOP_PAUSE);
     }
+    job->daemon->epochs++;
     job->n_steps = job->n_sent = 0;
     job->flushed_us = dd_clock_mono_us();
     dd_publish_epoch(job->daemon, job->id, &row);

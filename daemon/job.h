@@ -28,6 +28,7 @@ struct dd_job {
     bool at_rung;    /* its sweep stopped it: the log says so already */
 };
 
+enum dd_status dd_job_begin(struct dd_job *job, struct dd_error *err) DD_MUST_CHECK; /* room for steps */
 struct dd_train_events dd_job_events(struct dd_job *job);
 void dd_job_advance(struct dd_job *job); /* the run has got on: the watchdog is fed as long as this is called */
 void dd_job_phase(struct dd_job *job, const char *phase, double done);

@@ -111,7 +111,7 @@ static enum dd_status link_files(const char *from, const char *to, struct dd_err
             status = dd_path_join(target, sizeof target, err, to, entry->d_name, NULL);
         if (status != DD_OK || lstat(source, &info) != 0 || !S_ISREG(info.st_mode))
             continue;
-        if (link(source, target) != 0)
+        if (DD_FAILABLE("link", link(source, target)) != 0)
             status = copy_file(source, target, err);
     }
     return status;

@@ -16,8 +16,15 @@ static void close_dir(DIR **dir) {
         closedir(*dir);
 }
 
+static bool has_suffix(const char *name, const char *suffix) {
+    size_t len = strlen(name), suffix_len = strlen(suffix);
+    return len > suffix_len && strcmp(name + len - suffix_len, suffix) == 0;
+}
+
+/* Of a file, a data set, a model: ".old" is what a model replaced where directories cannot be exchanged. */
 static bool is_temporary(const char *name) {
-    return strstr(name, ".tmp-") != NULL || strncmp(name, ".new-", 5) == 0;
+    return strstr(name, ".tmp-") != NULL || strncmp(name, ".new-", 5) == 0 || has_suffix(name, ".tmp") ||
+           has_suffix(name, ".old");
 }
 
 /* Removes the entries of a folder for which wanted says false. */

@@ -28,36 +28,6 @@ static cJSON *source_json(const struct dd_experiment *e, const struct dd_train_r
     return source;
 }
 
-/* A name that is free or that this very run took before; the old model of this run goes. */
-static enum dd_status insert_as(struct dd_daemon *daemon, const char *name, struct dd_asset *asset,
-                                struct dd_error *err) {
-    int64_t id;
-    struct dd_asset old;
-    enum dd_status status = dd_storage_asset_get(daemon->storage, DD_ASSET_MODEL, name, &old, err);
-    if (status == DD_OK) {
-        bool mine = old.experiment_id == asset->experiment_id;
-        dd_asset_release(&old);
-        if (!mine)
-            return dd_fail(err, DD_CONFLICT, "name_taken", "there is a model %s already", name);
-        struct dd_asset deleted;
-        status = dd_storage_asset_delete(daemon->storage, DD_ASSET_MODEL, name, &deleted, err);
-        if (status == DD_OK) { /* its directory goes at the next start, when nobody can be reading it */
-            dd_loaded_forget(daemon, DD_ASSET_MODEL, deleted.id);
-            dd_asset_release(&deleted);
-        }
-    } else if (status == DD_NOT_FOUND) {
-        status = DD_OK;
-    }
-    asset->name = dd_strdup(name);
-    if (status == DD_OK && asset->name == NULL)
-        status = dd_fail_memory(err, strlen(name));
-    if (status == DD_OK)
-        status = dd_storage_asset_insert(daemon->storage, DD_ASSET_MODEL, asset, &id, err);
-    free(asset->name);
-    asset->name = NULL;
-    return status;
-}
-
 static enum dd_status describe(const struct dd_experiment *e, const struct dd_train_result *result, int max_length,
                                struct dd_asset *asset, struct dd_error *err) {
     struct dd_model_info *info = dd_calloc(1, sizeof *info);
@@ -88,15 +58,22 @@ static void read_spec(const struct dd_experiment *e, char save_as[DD_NAME_BYTES]
     cJSON_Delete(spec);
 }
 
-enum dd_status dd_register_result(struct dd_daemon *daemon, const struct dd_experiment *experiment,
-                                  const struct dd_train_result *result, char ret_name[DD_NAME_BYTES],
-                                  struct dd_error *err) {
+enum dd_status dd_complete_run(struct dd_daemon *daemon, const struct dd_experiment *experiment,
+                               const struct dd_train_result *result, char ret_name[DD_NAME_BYTES],
+                               struct dd_error *err) {
     char wanted[DD_NAME_BYTES], name[DD_NAME_BYTES], relative[PATH_MAX], path[PATH_MAX];
     int max_length;
+    int64_t replaced = 0;
     read_spec(experiment, wanted, &max_length);
     if (wanted[0] == '\0')
         snprintf(wanted, sizeof wanted, "exp-%" PRId64, experiment->id);
-    struct dd_asset asset = {.owned = true, .experiment_id = experiment->id};
+    struct dd_asset asset = {.name = name, .dir = relative, .owned = true, .experiment_id = experiment->id};
+    const struct dd_completion done = {.model = &asset,
+                                       .parameters = (int64_t)result->parameters,
+                                       .model_bytes = (int64_t)result->model_bytes,
+                                       .steps = result->steps_done,
+                                       .tokens_per_second = result->last.tokens_per_second,
+                                       .elapsed_seconds = result->last.elapsed_seconds};
     enum dd_status status = describe(experiment, result, max_length, &asset, err);
     if (status == DD_OK)
         status = dd_new_asset_dir("models", wanted, relative, err);
@@ -104,21 +81,26 @@ enum dd_status dd_register_result(struct dd_daemon *daemon, const struct dd_expe
         status = dd_path_join(path, sizeof path, err, daemon->data_dir, relative, NULL);
     if (status == DD_OK)
         status = dd_dir_link(result->best_dir, path, err);
-    asset.dir = relative;
     for (int attempt = 1; status == DD_OK; attempt++) {
         if (attempt == 1)
             snprintf(name, sizeof name, "%s", wanted);
         else
             snprintf(name, sizeof name, "%.*s-%d", (int)(DD_NAME_BYTES - 13), wanted, attempt);
-        status = insert_as(daemon, name, &asset, err);
+        struct dd_error fault;
+        status = dd_storage_experiment_complete(daemon->storage, experiment->id, &done, &replaced, &fault);
         if (status == DD_OK)
             break;
-        if (status == DD_CONFLICT && attempt < 1000)
+        if (status == DD_CONFLICT && strcmp(fault.code, "name_taken") == 0 && attempt < 1000)
             status = DD_OK;
+        else
+            *err = fault;
     }
     free(asset.info_json);
     free(asset.kind);
-    if (status == DD_OK)
-        snprintf(ret_name, DD_NAME_BYTES, "%s", name);
-    return status;
+    if (status != DD_OK) /* the directory, which no row names, goes at the next start */
+        return status;
+    if (replaced != 0) /* so does the old one: somebody may be reading it */
+        dd_loaded_forget(daemon, DD_ASSET_MODEL, replaced);
+    snprintf(ret_name, DD_NAME_BYTES, "%s", name);
+    return DD_OK;
 }

@@ -26,6 +26,14 @@ void dd_put_text(cJSON *object, const char *name, const char *text) {
         cJSON_AddNullToObject(object, name);
 }
 
+bool dd_put_bytes(cJSON *object, const char *name, const char *text, size_t bytes) {
+    DD_CLEANUP(dd_free_ptr) char *copy = text != NULL ? dd_strndup(text, bytes) : NULL;
+    if (text != NULL && copy == NULL)
+        return false;
+    dd_put_text(object, name, copy);
+    return true;
+}
+
 void dd_put_time(cJSON *object, const char *name, int64_t wall_ms) {
     char text[DD_TIME_TEXT_BYTES];
     if (wall_ms > 0)

@@ -255,11 +255,11 @@ enum dd_status dd_answer_archive(struct dd_daemon *daemon, const char *dir, cons
     if (status != DD_OK)
         return status;
     /* Without a name: gone when it is sent or when the daemon dies. */
-    int fd = open(uploads, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = DD_FAILABLE("open", open(uploads, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (fd < 0) {
         char path[PATH_MAX + 16];
         snprintf(path, sizeof path, "%s/archive-XXXXXX", uploads);
-        fd = mkostemp(path, O_CLOEXEC);
+        fd = DD_FAILABLE("open", mkostemp(path, O_CLOEXEC));
         if (fd < 0)
             return dd_fail_errno(err, errno, "%s", uploads);
         unlink(path);

@@ -190,17 +190,15 @@ static int class_index(const struct dd_dataset *dataset, const char *label) {
     return -1;
 }
 
-static void put_bytes(cJSON *object, const char *name, const char *text, size_t bytes) {
-    DD_CLEANUP(dd_free_ptr) char *copy = text != NULL ? dd_strndup(text, bytes) : NULL;
-    dd_put_text(object, name, copy);
-}
-
+/* NULL when out of memory. */
 static cJSON *row_json(const struct dd_dataset *dataset, uint64_t index, const struct dd_row *row) {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "index", (double)index);
-    put_bytes(json, "text", row->text, row->text_bytes);
-    if (dd_dataset_has_pairs(dataset))
-        put_bytes(json, "pair", row->pair, row->pair_bytes);
+    if (!dd_put_bytes(json, "text", row->text, row->text_bytes) ||
+        (dd_dataset_has_pairs(dataset) && !dd_put_bytes(json, "pair", row->pair, row->pair_bytes))) {
+        cJSON_Delete(json);
+        return NULL;
+    }
     dd_put_text(json, "label", row->label >= 0 ? dd_dataset_class(dataset, row->label) : NULL);
     return json;
 }
@@ -232,7 +230,10 @@ static enum dd_status list_rows(const struct dd_dataset *dataset, const struct d
         if ((label != NULL && row.label != class) ||
             (q != NULL && !contains(row.text, row.text_bytes, q) && !contains(row.pair, row.pair_bytes, q)))
             continue;
-        cJSON_AddItemToArray(list, row_json(dataset, index, &row));
+        cJSON *item = row_json(dataset, index, &row);
+        if (item == NULL)
+            return dd_fail_json(&problem->error);
+        cJSON_AddItemToArray(list, item);
         found++;
     }
     if (index < total)

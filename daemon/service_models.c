@@ -153,7 +153,7 @@ static enum dd_status collect_files(const struct dd_api_call *call, const char *
         status = dd_path_join(target, sizeof target, err, path, file->filename, NULL);
         if (status == DD_OK && access(target, F_OK) == 0)
             return dd_fail(err, DD_INVALID, "upload_invalid", "%s was sent twice", file->filename);
-        if (status == DD_OK && rename(file->path, target) != 0)
+        if (status == DD_OK && DD_FAILABLE("rename", rename(file->path, target)) != 0)
             status = dd_fail_errno(err, errno, "%s", file->filename);
         taken++;
     }

@@ -241,6 +241,7 @@ enum dd_status dd_experiment_report_op(void *context, const struct dd_api_call *
     return report_dev(daemon, call, epoch, result, &problem->error);
 }
 
+/* NULL when out of memory. */
 static cJSON *prediction_json(const struct reference *r, const struct dd_prediction_set *set, size_t i,
                               const struct dd_dataset *dataset) {
     int n_classes = cJSON_GetArraySize(r->classes);
@@ -254,11 +255,10 @@ static cJSON *prediction_json(const struct reference *r, const struct dd_predict
     struct dd_row row = {0};
     if (dataset != NULL)
         dd_dataset_row(dataset, DD_SPLIT_DEV, i, &row);
-    DD_CLEANUP(dd_free_ptr) char *text = row.text != NULL ? dd_strndup(row.text, row.text_bytes) : NULL;
-    dd_put_text(json, "text", text);
-    if (row.pair != NULL) {
-        DD_CLEANUP(dd_free_ptr) char *pair = dd_strndup(row.pair, row.pair_bytes);
-        dd_put_text(json, "pair", pair);
+    if (!dd_put_bytes(json, "text", row.text, row.text_bytes) ||
+        (row.pair != NULL && !dd_put_bytes(json, "pair", row.pair, row.pair_bytes))) {
+        cJSON_Delete(json);
+        return NULL;
     }
     dd_put_text(json, "gold", names[0]);
     dd_put_text(json, "student", names[1]);
@@ -271,24 +271,30 @@ static cJSON *prediction_json(const struct reference *r, const struct dd_predict
     return json;
 }
 
-/* The data set as it was when the run used it, for its texts; NULL where it is gone or another took its name. */
-static struct dd_loaded *texts_of(struct dd_daemon *daemon, int64_t id, size_t rows) {
+/* The data set as it was when the run used it, for its texts; NULL where it is gone, damaged, or another took its name.
+ */
+static enum dd_status texts_of(struct dd_daemon *daemon, int64_t id, size_t rows, struct dd_loaded **ret_loaded,
+                               struct dd_error *err) {
     struct dd_experiment e;
     struct dd_asset asset;
     struct dd_loaded *loaded = NULL;
-    struct dd_error err;
-    if (dd_storage_experiment_get(daemon->storage, id, &e, &err) != DD_OK)
-        return NULL;
-    if (dd_storage_asset_get(daemon->storage, DD_ASSET_DATASET, e.dataset, &asset, &err) == DD_OK) {
-        if (dd_loaded_get(daemon, &asset, &loaded, &err) == DD_OK &&
-            dd_dataset_rows(loaded->dataset, DD_SPLIT_DEV) != rows) {
-            dd_loaded_put(daemon, loaded);
-            loaded = NULL;
-        }
+    enum dd_status status = dd_storage_experiment_get(daemon->storage, id, &e, err);
+    if (status != DD_OK)
+        return status;
+    status = dd_storage_asset_get(daemon->storage, DD_ASSET_DATASET, e.dataset, &asset, err);
+    if (status == DD_OK) {
+        status = dd_loaded_get(daemon, &asset, &loaded, err);
         dd_asset_release(&asset);
     }
     dd_experiment_release(&e);
-    return loaded;
+    if (status == DD_OK && dd_dataset_rows(loaded->dataset, DD_SPLIT_DEV) != rows) {
+        dd_loaded_put(daemon, loaded);
+        loaded = NULL;
+    }
+    if (status != DD_OK && status != DD_NOT_FOUND && status != DD_CORRUPT)
+        return status;
+    *ret_loaded = loaded;
+    return DD_OK;
 }
 
 enum dd_status dd_experiment_predictions_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
@@ -313,7 +319,13 @@ enum dd_status dd_experiment_predictions_op(void *context, const struct dd_api_c
         reference_release(&reference);
         return status;
     }
-    struct dd_loaded *loaded = texts_of(daemon, call->id, reference.n);
+    struct dd_loaded *loaded = NULL;
+    status = texts_of(daemon, call->id, reference.n, &loaded, err);
+    if (status != DD_OK) {
+        dd_prediction_set_release(&set);
+        reference_release(&reference);
+        return status;
+    }
     bool wrong = dd_api_param_bool(call, "wrong");
     int64_t limit = dd_api_param_int(call, "limit", 50), found = 0;
     result->json = cJSON_CreateObject();
@@ -322,7 +334,12 @@ enum dd_status dd_experiment_predictions_op(void *context, const struct dd_api_c
     for (; i < set.n && found < limit; i++) {
         if (wrong && set.label[i] == reference.gold[i])
             continue;
-        cJSON_AddItemToArray(list, prediction_json(&reference, &set, i, loaded != NULL ? loaded->dataset : NULL));
+        cJSON *item = prediction_json(&reference, &set, i, loaded != NULL ? loaded->dataset : NULL);
+        if (item == NULL) {
+            status = dd_fail_json(err);
+            break;
+        }
+        cJSON_AddItemToArray(list, item);
         found++;
     }
     while (wrong && i < set.n && set.label[i] == reference.gold[i])
@@ -332,7 +349,7 @@ enum dd_status dd_experiment_predictions_op(void *context, const struct dd_api_c
     dd_loaded_put(daemon, loaded);
     dd_prediction_set_release(&set);
     reference_release(&reference);
-    return DD_OK;
+    return status;
 }
 
 enum dd_status dd_experiment_archive_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,

@@ -17,6 +17,7 @@
 #include "daemon/tokens.h"
 #include "spec/spec.h"
 
+#define READ_AGAIN_US 1000000
 #define MAX_FILE_BYTES (64 * 1024)
 #define SECRET_PREFIX "distilld_" /* scanners for leaked secrets find it */
 #define LEAST_SECRET 16           /* characters of a token that a person chose for --token-file */
@@ -237,6 +238,11 @@ static bool has_changed(const char *path, struct stat *seen) {
     return !same;
 }
 
+/* Of memory, of the disk, of descriptors: says nothing of what stands in the file. */
+static bool may_pass(enum dd_status status) {
+    return status == DD_NO_MEMORY || status == DD_IO;
+}
+
 /* Reads both.  What cannot be read lets nobody in; *err is of the last such. */
 static enum dd_status read_all(struct dd_token_source *source, struct dd_api_tokens *ret_tokens, struct dd_error *err) {
     DD_CLEANUP(dd_token_list_release) struct dd_token_list list = {NULL, 0};
@@ -249,12 +255,12 @@ static enum dd_status read_all(struct dd_token_source *source, struct dd_api_tok
         tokens.count = result == DD_OK;
     }
     enum dd_status status = read_path(source->tokens_path, &list, result == DD_OK ? err : NULL);
-    source->required |= source->token_file != NULL || status != DD_NOT_FOUND;
+    source->required |= source->token_file != NULL || (status != DD_NOT_FOUND && !may_pass(status));
     if (result == DD_OK && status != DD_NOT_FOUND)
         result = status;
     for (size_t i = 0; i < list.count; i++)
         tokens.items[tokens.count++] = list.rows[i].token;
-    tokens.required = source->required;
+    tokens.required = source->required || may_pass(status);
     *ret_tokens = tokens;
     return result;
 }
@@ -281,9 +287,12 @@ bool dd_token_source_poll(struct dd_token_source *source, struct dd_api_tokens *
     bool file_changed = source->token_file != NULL && has_changed(source->token_file, &source->token_file_seen);
     struct dd_error err = {0};
     struct dd_api_tokens tokens = {.required = true};
-    if (source->begun && !tokens_changed && !file_changed)
+    int64_t now_us = dd_clock_mono_us();
+    bool again = source->again_us != 0 && now_us >= source->again_us;
+    if (source->begun && !tokens_changed && !file_changed && !again)
         return false;
     enum dd_status status = read_all(source, &tokens, &err);
+    source->again_us = may_pass(status) ? now_us + READ_AGAIN_US : 0;
     if (status != DD_OK)
         dd_log(DD_LOG_ERROR, "access", "%s; what stands there lets nobody in", err.message);
     else if (source->begun)

@@ -41,6 +41,7 @@ struct dd_token_source {
     struct stat tokens_seen, token_file_seen;
     bool required; /* once true it stays: a file that vanishes lets nobody in */
     bool begun;
+    int64_t again_us; /* mono: when to read again what could not be read for want of memory or the like; 0: not */
 };
 /* Errors: what cannot be read; DD_INVALID "token_required" when there is no token and listen reaches beyond loopback.
  */

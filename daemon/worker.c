@@ -18,6 +18,8 @@
 
 #include "daemon/job.h"
 
+#define RECORD_AGAIN_MS 1000
+
 struct dd_workers {
     struct dd_daemon *daemon;
     pthread_mutex_t lock;
@@ -217,7 +219,9 @@ static enum dd_status train(struct dd_workers *workers, struct dd_job *job, stru
     if (setup == NULL)
         return dd_fail_memory(err, sizeof *setup);
     dd_job_phase(job, "loading", 0);
-    enum dd_status status = dd_run_dir(daemon, job->id, run_dir, err);
+    enum dd_status status = dd_job_begin(job, err);
+    if (status == DD_OK)
+        status = dd_run_dir(daemon, job->id, run_dir, err);
     if (status == DD_OK)
         status = dd_setup_load(daemon, job->experiment.spec_json, setup, err);
     if (status == DD_OK) {
@@ -251,21 +255,13 @@ static enum dd_status train(struct dd_workers *workers, struct dd_job *job, stru
 }
 
 static enum dd_status finish_well(struct dd_job *job, const struct dd_train_result *result, struct dd_error *err) {
-    struct dd_storage *storage = job->daemon->storage;
     char name[DD_NAME_BYTES];
-    enum dd_status status = dd_register_result(job->daemon, &job->experiment, result, name, err);
+    enum dd_status status = dd_complete_run(job->daemon, &job->experiment, result, name, err);
     if (status != DD_OK)
         return dd_error_prefix(err, "the result could not be registered as a model");
-    status =
-        dd_storage_set_model(storage, job->id, name, (int64_t)result->parameters, (int64_t)result->model_bytes, err);
-    if (status == DD_OK)
-        status = dd_storage_set_progress(storage, job->id, "", result->steps_done, result->steps_done, 0,
-                                         result->last.tokens_per_second, result->last.elapsed_seconds, err);
-    if (status != DD_OK)
-        return status;
     dd_job_logf(job, DD_LOG_INFO, "finished: best epoch %d, accuracy %.4f, macro F1 %.4f; registered as model %s",
                 result->best_epoch, result->best.accuracy, result->best.macro_f1, name);
-    return dd_storage_experiment_finish(storage, job->id, DD_FINISHED, NULL, NULL, err);
+    return DD_OK;
 }
 
 static enum dd_status finish_stopped(struct dd_job *job, struct dd_error *err) {
@@ -283,9 +279,39 @@ static enum dd_status finish_stopped(struct dd_job *job, struct dd_error *err) {
     }
 }
 
+static bool may_pass(enum dd_status status) {
+    return status == DD_NO_SPACE || status == DD_IO || status == DD_BUSY || status == DD_NO_MEMORY;
+}
+
+/* A failure that the database does not take (its disk is full, too) would leave a run that says it trains and does not:
+ * tries again until it is recorded or the daemon stops; then recovery finds the run. */
+static void record_failure(struct dd_workers *workers, struct dd_job *job, const struct dd_error *err) {
+    bool told = false;
+    dd_job_logf(job, DD_LOG_ERROR, "failed: %s", err->message);
+    for (;;) {
+        struct dd_error failure;
+        enum dd_status status = dd_storage_experiment_finish(workers->daemon->storage, job->id, DD_FAILED, err->code,
+                                                             err->message, &failure);
+        if (status == DD_OK)
+            return;
+        if (!told)
+            dd_log(DD_LOG_ERROR, "worker", "experiment %" PRId64 " failed and that could not be recorded%s: %s",
+                   job->id, may_pass(status) ? " yet" : "", failure.message);
+        told = true;
+        dd_job_advance(job);
+        pthread_mutex_lock(&workers->lock);
+        if (may_pass(status) && !workers->stopping)
+            wait_for(&workers->wake, &workers->lock, RECORD_AGAIN_MS);
+        bool again = may_pass(status) && !workers->stopping;
+        pthread_mutex_unlock(&workers->lock);
+        if (!again)
+            return;
+    }
+}
+
 static void run_job(struct dd_workers *workers, struct dd_job *job) {
     struct dd_train_result *result = dd_calloc(1, sizeof *result);
-    struct dd_error err = {0}, failure;
+    struct dd_error err = {0};
     enum dd_status status = dd_storage_experiment_get(workers->daemon->storage, job->id, &job->experiment, &err);
     bool have_experiment = status == DD_OK;
     if (status == DD_OK) {
@@ -299,13 +325,8 @@ static void run_job(struct dd_workers *workers, struct dd_job *job) {
         status = finish_well(job, result, &err);
     else if (status == DD_STOPPED)
         status = finish_stopped(job, &err);
-    if (status != DD_OK) {
-        dd_job_logf(job, DD_LOG_ERROR, "failed: %s", err.message);
-        if (dd_storage_experiment_finish(workers->daemon->storage, job->id, DD_FAILED, err.code, err.message,
-                                         &failure) != DD_OK)
-            dd_log(DD_LOG_ERROR, "worker", "experiment %" PRId64 " failed and that could not be recorded: %s", job->id,
-                   failure.message);
-    }
+    if (status != DD_OK)
+        record_failure(workers, job, &err);
     dd_job_clear(job);
     if (have_experiment)
         dd_experiment_release(&job->experiment);
@@ -344,6 +365,7 @@ static bool next_job(struct dd_workers *workers, struct dd_job *job) {
 static void *worker_main(void *argument) {
     struct dd_job *job = argument;
     struct dd_workers *workers = job->daemon->workers;
+    pthread_setname_np(pthread_self(), "worker");
     dd_thread_give_way();
     while (next_job(workers, job)) {
         int64_t id = job->id;

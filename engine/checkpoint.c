@@ -339,7 +339,7 @@ static enum dd_status write_until(struct dd_writer *writer, const void *bytes, s
 static void keep_previous(const char *path, const char *previous) {
     if (access(path, F_OK) == 0) {
         (void)unlink(previous);
-        int linked = link(path, previous);
+        int linked = DD_FAILABLE("link", link(path, previous));
         (void)linked;
     }
 }

@@ -45,7 +45,7 @@ enum dd_status dd_source_open(const char *path, struct dd_source **ret_source, s
     }
     source->line = 1;
     source->record.bytes = dd_calloc(DD_ROW_BYTES_MAX + 1, 1);
-    source->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    source->fd = DD_FAILABLE("open", open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY));
     enum dd_status status = DD_OK;
     if (!source->record.bytes) {
         status = dd_fail_memory(err, DD_ROW_BYTES_MAX);

@@ -215,7 +215,7 @@ static enum dd_status entry_lock(const struct entry *entry, const char *cache_di
     if (status != DD_OK) {
         return status;
     }
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    int fd = DD_FAILABLE("open", open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640));
     if (fd < 0) {
         return dd_fail_errno(err, errno, "%s", path);
     }

@@ -138,6 +138,7 @@ void dd_pool_give_way(struct dd_pool *pool) {
 
 static void *helper_main(void *argument) {
     struct helper *helper = argument;
+    pthread_setname_np(pthread_self(), "pool");
     own_lane = helper->lane;
     unsigned seen = 0;
     bool gave_way = false;

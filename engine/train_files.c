@@ -45,7 +45,7 @@ enum dd_status dd_run_lock(struct dd_run *run, struct dd_error *err) {
     if (status != DD_OK) {
         return status;
     }
-    run->run_fd = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    run->run_fd = DD_FAILABLE("open", open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (run->run_fd < 0) {
         return dd_fail_errno(err, errno, "%s", run_dir);
     }
@@ -339,7 +339,7 @@ enum dd_status dd_run_resume(struct dd_run *run, struct dd_error *err) {
             dd_run_log(run, DD_LOG_INFO, "goes on from %s: step %lld of %lld, epoch %d", names[i],
                        (long long)run->state.step, (long long)run->steps, DD_MIN(run->state.epoch, run->spec->epochs));
             /* A damaged newest one must never become the previous one. */
-            if (i > 0 && rename(paths[i], paths[0]) != 0) {
+            if (i > 0 && DD_FAILABLE("rename", rename(paths[i], paths[0])) != 0) {
                 return dd_fail_errno(err, errno, "%s", paths[i]);
             }
             return DD_OK;

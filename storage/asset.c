@@ -56,11 +56,9 @@ static enum dd_status read_asset(const struct db_query *query, struct dd_asset *
     return DD_OK;
 }
 
-enum dd_status dd_storage_asset_insert(struct dd_storage *storage, enum dd_asset_kind kind,
-                                       const struct dd_asset *asset, int64_t *ret_id, struct dd_error *err) {
-    struct db *db = &storage->write;
+enum dd_status db_asset_insert(struct db *db, enum dd_asset_kind kind, const struct dd_asset *asset, int64_t *ret_id,
+                               struct dd_error *err) {
     int changes = 0;
-    DB_GUARD(db);
     struct db_query query =
         db_query_start(db, "INSERT INTO assets (asset, name, dir, owned, info, kind, experiment_id, created_ms)"
                            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (asset, name) DO NOTHING");
@@ -81,6 +79,12 @@ enum dd_status dd_storage_asset_insert(struct dd_storage *storage, enum dd_asset
         *ret_id = sqlite3_last_insert_rowid(db->handle);
     }
     return status;
+}
+
+enum dd_status dd_storage_asset_insert(struct dd_storage *storage, enum dd_asset_kind kind,
+                                       const struct dd_asset *asset, int64_t *ret_id, struct dd_error *err) {
+    DB_GUARD(&storage->write);
+    return db_asset_insert(&storage->write, kind, asset, ret_id, err);
 }
 
 static enum dd_status get_asset(struct db *db, enum dd_asset_kind kind, const char *name, struct dd_asset *ret_asset,

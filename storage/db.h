@@ -110,6 +110,11 @@ enum dd_status db_asha_idle(struct dd_storage *storage, struct dd_error *err) DD
  * them. */
 enum dd_status db_asha_finish(struct dd_storage *storage, size_t n_news, enum dd_status status,
                               struct dd_error *err) DD_MUST_CHECK;
+/* queue.c: of an UPDATE of experiments that ends, pauses or requeues a run. */
+#define DB_WISHES_DONE "pause_requested = 0, cancel_requested = 0, eta_seconds = NULL, revision = revision + 1"
+/* asset.c: dd_storage_asset_insert with the write lock held. */
+enum dd_status db_asset_insert(struct db *db, enum dd_asset_kind kind, const struct dd_asset *asset, int64_t *ret_id,
+                               struct dd_error *err) DD_MUST_CHECK;
 /* run.c: dd_storage_log_put with the write lock held. */
 enum dd_status db_log_put(struct db *db, int64_t id, enum dd_log_level level, const char *message, int64_t *ret_seq,
                           struct dd_error *err) DD_MUST_CHECK;

@@ -3,6 +3,7 @@
  * One table says which column holds which member and how unknown values are written; the SELECT list, the INSERT and
  * the reading all come from it.  Reads use the read-only connection, writes the other.
  */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,27 +93,30 @@ static char select_list[2048];
 static char insert_sql[1024];
 static pthread_once_t sql_once = PTHREAD_ONCE_INIT;
 
+/* Room for the columns is ours to know, so running out of it is our bug. */
+static size_t append(char *sql, size_t room, size_t len, const char *between, const char *text) {
+    int more = snprintf(sql + len, room - len, "%s%s", between, text);
+    assert(more >= 0 && (size_t)more < room - len);
+    return len + (size_t)more;
+}
+
+/* Without memory from elsewhere: it is made once, and what could not be made then would be missing for good. */
 static void build_sql(void) {
-    struct dd_buffer list, names, marks;
-    dd_buffer_init(&list, sizeof select_list - 1);
-    dd_buffer_init(&names, sizeof insert_sql - 1);
-    dd_buffer_init(&marks, sizeof insert_sql - 1);
+    size_t list = 0, insert = 0;
+    insert = append(insert_sql, sizeof insert_sql, insert, "INSERT INTO experiments (created_ms,queued_ms", "");
     for (size_t i = 0; i < DD_ARRAY_LEN(columns); i++) {
-        dd_buffer_printf(&list, "%s%s", i ? "," : "", columns[i].name);
+        list = append(select_list, sizeof select_list, list, i ? "," : "", columns[i].name);
         if (columns[i].inserted) {
-            dd_buffer_printf(&names, ",%s", columns[i].name);
-            dd_buffer_puts(&marks, ",?");
+            insert = append(insert_sql, sizeof insert_sql, insert, ",", columns[i].name);
         }
     }
-    if (dd_buffer_check(&list, NULL) == DD_OK && dd_buffer_check(&names, NULL) == DD_OK &&
-        dd_buffer_check(&marks, NULL) == DD_OK) {
-        memcpy(select_list, list.data, list.len + 1);
-        snprintf(insert_sql, sizeof insert_sql, "INSERT INTO experiments (created_ms,queued_ms%s) VALUES (?1,?1%s)",
-                 names.data, marks.data);
+    insert = append(insert_sql, sizeof insert_sql, insert, ") VALUES (?1,?1", "");
+    for (size_t i = 0; i < DD_ARRAY_LEN(columns); i++) {
+        if (columns[i].inserted) {
+            insert = append(insert_sql, sizeof insert_sql, insert, ",?", "");
+        }
     }
-    dd_buffer_release(&list);
-    dd_buffer_release(&names);
-    dd_buffer_release(&marks);
+    (void)append(insert_sql, sizeof insert_sql, insert, ")", "");
 }
 
 const char *db_experiment_columns(void) {

@@ -155,7 +155,6 @@ enum dd_status dd_storage_claim(struct dd_storage *storage, int64_t *ret_id, str
 
 /* What becomes of a running experiment that stops without having ended: a pending wish first, then the queue. */
 #define AFTER_STOP "CASE WHEN cancel_requested THEN 5 WHEN pause_requested THEN 2 ELSE 0 END"
-#define WISHES_DONE "pause_requested = 0, cancel_requested = 0, eta_seconds = NULL, revision = revision + 1"
 
 /* The three kinds of experiments that a dead daemon left running, in this order: those that it must not try again,
  * those that go on, and those with a pending wish. */
@@ -164,22 +163,23 @@ static enum dd_status recover_all(struct db *db, int max_crashes, int *ret_reque
     struct db_query fail = db_query_start(
         db, "UPDATE experiments SET state = 4, crashes = crashes + 1, finished_ms = ?1, error_code = 'daemon_died',"
             " error_message = 'the daemon died ' || (crashes + 1) || ' times while this experiment ran; it is not tried"
-            " again by itself', " WISHES_DONE " WHERE state = 1 AND NOT cancel_requested AND crashes + 1 >= ?2");
+            " again by itself', " DB_WISHES_DONE " WHERE state = 1 AND NOT cancel_requested AND crashes + 1 >= ?2");
     db_bind_int(&fail, now_ms());
     db_bind_int(&fail, max_crashes);
     enum dd_status status = db_query_run(&fail, ret_failed, err);
     if (status != DD_OK) {
         return status;
     }
-    struct db_query requeue = db_query_start(db, "UPDATE experiments SET state = 0, crashes = crashes + 1, " WISHES_DONE
-                                                 " WHERE state = 1 AND NOT cancel_requested AND NOT pause_requested");
+    struct db_query requeue =
+        db_query_start(db, "UPDATE experiments SET state = 0, crashes = crashes + 1, " DB_WISHES_DONE
+                           " WHERE state = 1 AND NOT cancel_requested AND NOT pause_requested");
     status = db_query_run(&requeue, ret_requeued, err);
     if (status != DD_OK) {
         return status;
     }
     struct db_query wish =
         db_query_start(db, "UPDATE experiments SET state = " AFTER_STOP ", crashes = crashes + 1,"
-                           " finished_ms = CASE WHEN cancel_requested THEN ?1 END, " WISHES_DONE " WHERE state = 1");
+                           " finished_ms = CASE WHEN cancel_requested THEN ?1 END, " DB_WISHES_DONE " WHERE state = 1");
     db_bind_int(&wish, now_ms());
     return db_query_run(&wish, NULL, err);
 }
@@ -207,7 +207,7 @@ enum dd_status dd_storage_requeue(struct dd_storage *storage, int64_t id, struct
     int changes = 0;
     DB_GUARD(db);
     struct db_query query = db_query_start(db, "UPDATE experiments SET state = " AFTER_STOP ","
-                                               " finished_ms = CASE WHEN cancel_requested THEN ?1 END, " WISHES_DONE
+                                               " finished_ms = CASE WHEN cancel_requested THEN ?1 END, " DB_WISHES_DONE
                                                " WHERE id = ?2 AND state = 1");
     db_bind_int(&query, now_ms());
     db_bind_int(&query, id);
@@ -232,7 +232,7 @@ enum dd_status dd_storage_experiment_finish(struct dd_storage *storage, int64_t 
                            " WHEN ?2 = 2 AND NOT pause_requested AND EXISTS"
                            "  (SELECT 1 FROM asha WHERE experiment_id = ?1 AND promoted) THEN 0 ELSE ?2 END,"
                            " finished_ms = CASE WHEN ?2 = 2 AND NOT cancel_requested THEN NULL ELSE ?3 END,"
-                           " error_code = ?4, error_message = ?5, " WISHES_DONE " WHERE id = ?1 AND state = 1");
+                           " error_code = ?4, error_message = ?5, " DB_WISHES_DONE " WHERE id = ?1 AND state = 1");
     db_bind_int(&query, id);
     db_bind_int(&query, (int64_t)state);
     db_bind_int(&query, now_ms());

@@ -1,25 +1,10 @@
-/* run: what else a run reports: its progress, its teacher's scores, the registered result, its log lines. */
+/* run: what else a run reports: its progress, its teacher's scores, its log lines. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "storage/db.h"
 
 #define LOG_ROWS_MAX 10000 /* read at once */
-
-enum dd_status dd_storage_set_model(struct dd_storage *storage, int64_t id, const char *model_name, int64_t parameters,
-                                    int64_t bytes, struct dd_error *err) {
-    int changes = 0;
-    DB_GUARD(&storage->write);
-    struct db_query query =
-        db_query_start(&storage->write, "UPDATE experiments SET model_name = ?, model_parameters = ?, model_bytes = ?,"
-                                        " revision = revision + 1 WHERE id = ?");
-    db_bind_text(&query, model_name);
-    db_bind_int_or_null(&query, parameters);
-    db_bind_int_or_null(&query, bytes);
-    db_bind_int(&query, id);
-    enum dd_status status = db_query_run(&query, &changes, err);
-    return status == DD_OK && changes == 0 ? db_experiment_missing(id, err) : status;
-}
 
 enum dd_status dd_storage_set_teacher_scores(struct dd_storage *storage, int64_t id, const struct dd_scores *scores,
                                              struct dd_error *err) {

@@ -121,8 +121,6 @@ const char *dd_action_name(enum dd_action action);
 enum dd_status dd_storage_experiment_finish(struct dd_storage *storage, int64_t id, enum dd_state state,
                                             const char *error_code, const char *error_message,
                                             struct dd_error *err) DD_MUST_CHECK;
-enum dd_status dd_storage_set_model(struct dd_storage *storage, int64_t id, const char *model_name, int64_t parameters,
-                                    int64_t bytes, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_set_teacher_scores(struct dd_storage *storage, int64_t id, const struct dd_scores *scores,
                                              struct dd_error *err) DD_MUST_CHECK;
 /* phase NULL and elapsed_seconds NAN leave what was there; NAN elsewhere is "unknown". */
@@ -220,6 +218,15 @@ void dd_assets_free(struct dd_asset *items, size_t count);
 enum dd_status dd_storage_asset_insert(struct dd_storage *storage, enum dd_asset_kind kind,
                                        const struct dd_asset *asset, int64_t *ret_id,
                                        struct dd_error *err) DD_MUST_CHECK; /* DD_CONFLICT "name_taken" */
+struct dd_completion {
+    const struct dd_asset *model;
+    int64_t parameters, model_bytes, steps;
+    double tokens_per_second, elapsed_seconds;
+};
+/* running → finished and its model registered, both or neither.  DD_CONFLICT "name_taken", or when it is no longer
+ * running.  *ret_replaced: the model that the same run had under that name before, which is gone; 0: none. */
+enum dd_status dd_storage_experiment_complete(struct dd_storage *storage, int64_t id, const struct dd_completion *done,
+                                              int64_t *ret_replaced, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_asset_get(struct dd_storage *storage, enum dd_asset_kind kind, const char *name,
                                     struct dd_asset *ret_asset, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_asset_list(struct dd_storage *storage, enum dd_asset_kind kind, const char *q,

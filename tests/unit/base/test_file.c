@@ -326,9 +326,9 @@ static void test_disk_free(void **state) {
 
 static void test_plans(void **state) {
     (void)state;
-    static const char *const bad[] = {"write",        "write:1",     "write:0:EIO",  "write:x:EIO",
-                                      "write:1:NOPE", ":1:EIO",      "write:1-:EIO", "write:1:EIO,x",
-                                      "write:1:EIO ", "WRITE:1:EIO", "write:1+:0"};
+    static const char *const bad[] = {"write",      "write:1",      "write:0:EIO",   "write:x:EIO",    "write:1:NOPE",
+                                      ":1:EIO",     "write:1-:EIO", "write:1:EIO,x", "write:1:EIO ",   "WRITE:1:EIO",
+                                      "write:1+:0", "write@:1:EIO", "write@a",       "write@a:1++:EIO"};
     ARM("x:2:EIO,y:2+:ENOSPC");
     for (size_t i = 0; i < DD_ARRAY_LEN(bad); i++) {
         assert_false(dd_failpoint_set(bad[i]));

@@ -139,7 +139,11 @@ static void test_missing(void **state) {
     bool signal;
     struct dd_experiment row;
     int priority = 1;
+    int64_t replaced;
+    char name[] = "m";
     const struct dd_scores scores = {0};
+    const struct dd_asset model = {.name = name, .dir = name};
+    const struct dd_completion done = {.model = &model};
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found", dd_storage_experiment_get(f->storage, 99, &row, &f->err));
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found",
                  dd_storage_act(f->storage, 99, DD_ACTION_CANCEL, &after, &signal, &f->err));
@@ -149,7 +153,8 @@ static void test_missing(void **state) {
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found", dd_storage_experiment_delete(f->storage, 99, &f->err));
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found",
                  dd_storage_experiment_patch(f->storage, 99, NULL, NULL, NULL, &priority, &f->err));
-    assert_fails(f, DD_NOT_FOUND, "experiment_not_found", dd_storage_set_model(f->storage, 99, "m", 1, 1, &f->err));
+    assert_fails(f, DD_NOT_FOUND, "experiment_not_found",
+                 dd_storage_experiment_complete(f->storage, 99, &done, &replaced, &f->err));
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found",
                  dd_storage_set_teacher_scores(f->storage, 99, &scores, &f->err));
     assert_fails(f, DD_NOT_FOUND, "experiment_not_found",
@@ -349,12 +354,80 @@ static void test_state_counts(void **state) {
     }
 }
 
+static bool has_model(struct fixture *f, const char *name) {
+    struct dd_asset asset;
+    if (dd_storage_asset_get(f->storage, DD_ASSET_MODEL, name, &asset, &f->err) != DD_OK) {
+        return false;
+    }
+    dd_asset_release(&asset);
+    return true;
+}
+
+/* A run's end and its model are one: what is cancelled after a kill has none. */
+static void test_a_model_comes_with_the_end_or_not_at_all(void **state) {
+    struct fixture *f = *state;
+    int64_t id = insert_sample(f, "a", 0), other = insert_sample(f, "b", 0), replaced = -1;
+    char taken[] = "taken", own[] = "own", dir[] = "models/x";
+    struct dd_asset model = {.name = taken, .dir = dir, .owned = true};
+    struct dd_completion done = {.model = &model,
+                                 .parameters = 25600000,
+                                 .model_bytes = 102400000,
+                                 .steps = 42,
+                                 .tokens_per_second = 5000,
+                                 .elapsed_seconds = 3.25};
+    int requeued, failed;
+    enum dd_state after;
+    bool signal;
+    assert_ok(f, dd_storage_asset_insert(f->storage, DD_ASSET_MODEL, &model, &replaced, &f->err));
+    assert_int_equal(claim(f), id);
+    model.experiment_id = id;
+    assert_fails(f, DD_CONFLICT, "name_taken",
+                 dd_storage_experiment_complete(f->storage, id, &done, &replaced, &f->err));
+    struct dd_experiment row = get(f, id);
+    assert_int_equal(row.state, DD_RUNNING);
+    assert_null(row.model_name);
+    dd_experiment_release(&row);
+    model.name = own;
+    assert_ok(f, dd_storage_experiment_complete(f->storage, id, &done, &replaced, &f->err));
+    assert_int_equal(replaced, 0);
+    row = get(f, id);
+    assert_int_equal(row.state, DD_FINISHED);
+    assert_string_equal(row.model_name, "own");
+    assert_int_equal(row.model_parameters, 25600000);
+    assert_int_equal(row.model_bytes, 102400000);
+    assert_int_equal(row.steps_done, 42);
+    assert_true(row.elapsed_seconds == 3.25);
+    dd_experiment_release(&row);
+    assert_true(has_model(f, "own"));
+
+    /* Killed before its end was there, then cancelled before it ran again. */
+    model.experiment_id = other;
+    char late[] = "late";
+    model.name = late;
+    assert_int_equal(claim(f), other);
+    assert_ok(f, dd_storage_recover(f->storage, 3, &requeued, &failed, &f->err));
+    assert_ok(f, dd_storage_act(f->storage, other, DD_ACTION_CANCEL, &after, &signal, &f->err));
+    assert_int_equal(after, DD_CANCELLED);
+    assert_int_equal(dd_storage_experiment_complete(f->storage, other, &done, &replaced, &f->err), DD_CONFLICT);
+    assert_false(has_model(f, "late"));
+
+    /* What an older daemon had registered before the kill gives way to the same run's model. */
+    int64_t old = 0;
+    assert_ok(f, dd_storage_act(f->storage, other, DD_ACTION_RETRY, &after, &signal, &f->err));
+    assert_int_equal(claim(f), other);
+    assert_ok(f, dd_storage_asset_insert(f->storage, DD_ASSET_MODEL, &model, &old, &f->err));
+    assert_ok(f, dd_storage_experiment_complete(f->storage, other, &done, &replaced, &f->err));
+    assert_int_equal(replaced, old);
+    assert_true(has_model(f, "late"));
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_actions),
         T(test_retry_forgets_the_failure),
         T(test_finish),
+        T(test_a_model_comes_with_the_end_or_not_at_all),
         T(test_cancel_while_pausing_is_not_lost),
         T(test_missing),
         T(test_claim_order),
