@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { Daemon, noBinary, tinyTeacher, topics, waitFor } from './daemon.mjs';
 
 const EPOCHS = 9;
-const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at'];
+const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at', 'attempt'];
 const args = ['--workers', '2', '--threads', '2'];
 
 test('successive halving through two kills', { skip: noBinary, timeout: 300_000 }, async (t) => {

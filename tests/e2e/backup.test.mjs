@@ -9,7 +9,7 @@ import { Daemon, noBinary, run, sha256, tinyTeacher, topics } from './daemon.mjs
 
 const skip = noBinary;
 const student = { dataset: 'topics', teacher: 'teacher', layers: 2, heads: 2, epochs: 8, batch_size: 8, seed: 11, name: 'student' };
-const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at'];
+const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at', 'attempt'];
 const untimed = (rows) => rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !timings.includes(key))));
 let dir, daemon;
 

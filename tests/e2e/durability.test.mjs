@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { tmpdir } from 'node:os';
 import { Daemon, noBinary, sha256, sleep, tinyTeacher, topics } from './daemon.mjs';
 
-const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at'];
+const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at', 'attempt'];
 const untimed = (rows) => rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !timings.includes(key))));
 
 async function prepare(daemon) {

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Daemon, sha256, sleep, tinyTeacher, topics } from './daemon.mjs';
 
-const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'eta_seconds', 'recorded_at'];
+const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'eta_seconds', 'recorded_at', 'attempt'];
 const untimed = (rows) => rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !timings.includes(key))));
 const student = { dataset: 'topics', teacher: 'teacher', layers: 1, heads: 2, epochs: 6, batch_size: 16, seed: 5 };
 const specs = [

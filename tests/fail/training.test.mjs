@@ -9,7 +9,7 @@ import { Daemon, sha256, sleep, tinyTeacher, topics, waitFor } from '../e2e/daem
 import { Control, everything, integrity, kinds, positions, temporaries } from './plan.mjs';
 
 const ended = ['finished', 'failed', 'cancelled'];
-const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at'];
+const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'recorded_at', 'attempt'];
 const untimed = (rows) => rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !timings.includes(key))));
 const small = { ...tinyTeacher, dataset: 'topics', layers: 1, hidden_size: 16, intermediate_size: 32, max_length: 12, vocab_size: 150 };
 const student = {

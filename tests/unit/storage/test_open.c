@@ -11,7 +11,7 @@
 static void test_new_database(void **state) {
     struct fixture *f = *state;
     char text[256];
-    assert_int_equal(dd_storage_schema_version(f->storage), 8);
+    assert_int_equal(dd_storage_schema_version(f->storage), db_schema_newest());
     assert_ok(f, dd_storage_ping(f->storage, &f->err));
     assert_ok(f, dd_storage_ping(f->storage, &f->err));
     assert_true(raw_int(f, "SELECT checked_ms FROM health") > 0);
@@ -45,7 +45,7 @@ static void test_empty_file_is_migrated(void **state) {
     f->storage = NULL;
     assert_int_equal(truncate(f->path, 0), 0);
     assert_ok(f, dd_storage_open(f->path, &f->storage, &f->err));
-    assert_int_equal(dd_storage_schema_version(f->storage), 8);
+    assert_int_equal(dd_storage_schema_version(f->storage), db_schema_newest());
     insert_sample(f, "x", 0);
 }
 
@@ -65,13 +65,15 @@ static void test_newer_schema_is_refused(void **state) {
     insert_sample(f, "x", 0);
     dd_storage_close(f->storage);
     f->storage = NULL;
-    raw_sql(f, "PRAGMA user_version = 9");
+    raw_sql(f, "PRAGMA user_version = 999");
     assert_fails(f, DD_UNSUPPORTED, "database_newer", open_again(f));
-    assert_non_null(strstr(f->err.message, "version 9"));
+    assert_non_null(strstr(f->err.message, "version 999"));
     assert_int_equal(raw_int(f, "SELECT count(*) FROM experiments"), 1); /* untouched */
     raw_sql(f, "PRAGMA user_version = -1");
     assert_fails(f, DD_UNSUPPORTED, "database_newer", open_again(f));
-    raw_sql(f, "PRAGMA user_version = 8");
+    char back[64];
+    snprintf(back, sizeof back, "PRAGMA user_version = %d", db_schema_newest());
+    raw_sql(f, back);
     assert_ok(f, open_again(f));
 }
 
