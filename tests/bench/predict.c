@@ -1,12 +1,13 @@
 /* predict: what an answer costs, fp32 and int8 in turn in one process.
  *
- *   predict [--layers 3] [--hidden 768] [--heads 12] [--vocab 21128] [--tokens 20] [--texts 1] [--rounds 30] [--threads
- * 1]
+ *   predict [--layers 3] [--hidden 768] [--heads 12] [--vocab 21128] [--tokens 20] [--texts 1] [--rounds 30]
+ *           [--threads 1] [--json FILE]
  *
  * Texts of `tokens` tokens, [CLS] and [SEP] included, on a model of random weights; the least time of `rounds` rounds
  * of each, since what disturbs a machine only adds.  Beside it, from the same run: plain sgemm calls at the shapes of
  * one such batch over weights of their own (what a short text's FLOPs cost, the weights' way from memory included), and
  * reading as many bytes as those weights have.  overhead = fp32 less sgemm.
+ * --json appends the figures as one line.
  */
 #include <math.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 
 struct options {
     int layers, hidden, heads, vocab, tokens, texts, rounds, threads, cpu;
+    const char *json;
 };
 
 static clockid_t clock_used = CLOCK_MONOTONIC;
@@ -59,6 +61,10 @@ static struct options read_options(int argc, char **argv) {
                  {"--rounds", &o.rounds}, {"--threads", &o.threads}, {"--cpu", &o.cpu}};
     for (int i = 1; i < argc; i += 2) {
         size_t k = 0;
+        if (strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
+            o.json = argv[i + 1];
+            continue;
+        }
         while (k < DD_ARRAY_LEN(known) && strcmp(argv[i], known[k].name) != 0) {
             k++;
         }
@@ -158,6 +164,37 @@ static double least(double best, double since) {
     return took < best ? took : best;
 }
 
+struct figures {
+    double fp32, int8, products, reading; /* seconds */
+    size_t bytes;                         /* read */
+};
+
+static void print(const struct options *o, const struct figures *f) {
+    printf("%d x %d, %d texts of %d tokens, %d threads; %s, %s, int8 by %s\n", o->layers, o->hidden, o->texts,
+           o->tokens, o->threads, dd_engine_cpu(), dd_engine_blas(), dd_engine_int8());
+    printf("fp32 %.3f ms   int8 %.3f ms   ratio %.2f\n", f->fp32 * 1e3, f->int8 * 1e3, f->fp32 / f->int8);
+    printf("sgemm alone, one thread %.3f ms   overhead %.3f ms   reading its %.1f MB %.3f ms (%.1f GB/s)\n",
+           f->products * 1e3, (f->fp32 - f->products) * 1e3, (double)f->bytes / 1e6, f->reading * 1e3,
+           (double)f->bytes / f->reading * 1e-9);
+}
+
+static void append_json(const struct options *o, const struct figures *f) {
+    FILE *file = fopen(o->json, "a");
+    if (file == NULL) {
+        perror(o->json);
+        exit(1);
+    }
+    fprintf(file,
+            "{\"engine\":\"predict\",\"layers\":%d,\"hidden_size\":%d,\"texts\":%d,\"tokens\":%d,\"threads\":%d,"
+            "\"fp32_ms\":%.3f,\"int8_ms\":%.3f,\"sgemm_ms\":%.3f,\"int8_kernels\":\"%s\"}\n",
+            o->layers, o->hidden, o->texts, o->tokens, o->threads, f->fp32 * 1e3, f->int8 * 1e3, f->products * 1e3,
+            dd_engine_int8());
+    if (fclose(file) != 0) {
+        perror(o->json);
+        exit(1);
+    }
+}
+
 int main(int argc, char **argv) {
     const struct options o = read_options(argc, argv);
     clock_used = o.cpu ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
@@ -176,26 +213,28 @@ int main(int argc, char **argv) {
     float *x = zeros(wide, sizeof *x), *y = zeros(wide, sizeof *y);
     size_t layer = (size_t)12 * (size_t)o.hidden * (size_t)o.hidden;
     float *weights = zeros((size_t)o.layers * layer + layer, sizeof *weights);
-    double time[2] = {INFINITY, INFINITY}, products = INFINITY, reading = INFINITY, sink = 0.0;
-    size_t bytes = 0;
+    struct figures f = {INFINITY, INFINITY, INFINITY, INFINITY, 0};
+    double sink = 0.0;
     for (int round = 0; round < o.rounds; round++) {
         for (int i = 0; i < 2; i++) {
             double since = seconds();
             must(dd_predict(predictor[i], rows, (size_t)o.texts, NULL, logits, &err), &err);
-            time[i] = least(time[i], since);
+            double *time = i == 0 ? &f.fp32 : &f.int8;
+            *time = least(*time, since);
         }
         double since = seconds();
-        bytes = run_products(&o, weights, x, y);
-        products = least(products, since);
+        f.bytes = run_products(&o, weights, x, y);
+        f.products = least(f.products, since);
         since = seconds();
-        sink += sum_of(weights, bytes);
-        reading = least(reading, since);
+        sink += sum_of(weights, f.bytes);
+        f.reading = least(f.reading, since);
     }
-    printf("%d x %d, %d texts of %d tokens, %d threads; %s, %s, int8 by %s\n", o.layers, o.hidden, o.texts, o.tokens,
-           o.threads, dd_engine_cpu(), dd_engine_blas(), dd_engine_int8());
-    printf("fp32 %.3f ms   int8 %.3f ms   ratio %.2f\n", time[0] * 1e3, time[1] * 1e3, time[0] / time[1]);
-    printf("sgemm alone, one thread %.3f ms   overhead %.3f ms   reading its %.1f MB %.3f ms (%.1f GB/s)%s\n",
-           products * 1e3, (time[0] - products) * 1e3, (double)bytes / 1e6, reading * 1e3,
-           (double)bytes / reading * 1e-9, sink > 1.0 ? " " : "");
+    print(&o, &f);
+    if (o.json != NULL) {
+        append_json(&o, &f);
+    }
+    if (!isfinite(sink)) { /* what was read is used */
+        return 1;
+    }
     return 0;
 }

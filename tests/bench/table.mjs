@@ -9,6 +9,7 @@ const rows = readFileSync(source, 'utf8').trim().split('\n').map((line) => JSON.
 const ours = rows.filter((row) => row.engine === 'distilld');
 const theirs = rows.filter((row) => row.engine.startsWith('torch'));
 const daemon = rows.find((row) => row.engine === 'daemon');
+const answers = rows.filter((row) => row.engine === 'predict');
 const mib = (bytes) => (bytes / 2 ** 20).toFixed(0);
 let commit = 'unknown';
 try {
@@ -55,10 +56,14 @@ for (const line of lines) {
 }
 console.log('\nGFLOP/s: products that the step needs, real tokens; sgemm: the rate of plain fp32 products of these shapes on as many threads.');
 console.log('fair: padded to the longest row of the batch, teacher known; note: padded to 128, a 12-layer teacher asked for each batch.');
+for (const row of answers) {
+  console.log(`\n${row.texts === 1 ? 'one text' : `${row.texts} texts`} of ${row.tokens} tokens, ${row.layers} x ${row.hidden_size}, ${row.threads} thread: ${row.fp32_ms} ms, of which `
+    + `${row.sgemm_ms} are its products alone (${(row.fp32_ms - row.sgemm_ms).toFixed(2)} ms over); in int8 ${row.int8_ms} ms`);
+}
 if (daemon) {
   console.log(`\ndaemon: ready after ${daemon.start_to_ready_ms_median} ms, ${mib(daemon.idle_resident_bytes)} MiB idle; GET at ` +
     `${daemon.requests_per_second}/s while ${daemon.still_training ? '' : '(for a part only) '}training on ${daemon.cores} cores: p50 ${daemon.get_ms_p50} ms, ` +
     `p99 ${daemon.get_ms_p99} ms, max ${daemon.get_ms_max} ms, ${daemon.failures} failures`);
 }
-writeFileSync(target, `${JSON.stringify({ machine, short_lengths: short, steps: [...ours, ...theirs], daemon: daemon ?? null }, null, 2)}\n`);
+writeFileSync(target, `${JSON.stringify({ machine, short_lengths: short, steps: [...ours, ...theirs], answers, daemon: daemon ?? null }, null, 2)}\n`);
 console.log(`\nwritten to ${target}`);
