@@ -5,7 +5,7 @@
 // `make bench-experiment` runs it; prints figures and writes build/bench-experiment.json.
 //   BENCH_EPOCHS=20   epochs of the student; with fewer, 20 are computed from those measured
 import { execFileSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { availableParallelism } from 'node:os';
 import { Daemon, noBinary, noShared, shared } from '../e2e/daemon.mjs';
@@ -44,6 +44,22 @@ async function together(daemon, epochs) {
   return (Date.now() - start) / 1000;
 }
 
+// The machine's sgemm rate on all cores, FLOP/s, at the shapes of 2,000 tokens x 768.
+function sgemmRate() {
+  const target = join(build, 'bench-experiment-rate.jsonl');
+  rmSync(target, { force: true });
+  execFileSync(join(build, 'tests/bench/step'), ['--layers', '1', '--vocab', '1000', '--mean', '62', '--steps', '1', '--threads', String(cores), '--json', target], { stdio: 'ignore' });
+  return JSON.parse(readFileSync(target, 'utf8')).sgemm_gflops * 1e9;
+}
+
+// Matrix FLOPs of a token on its way forward through 12 layers x 768, rows of so many tokens; the last layer works for [CLS]
+// alone, as dd_bert_flops counts.
+function teacherFlops(tokensARow) {
+  const width = 768, inner = 3072;
+  const layer = 2 * (4 * width * width + 2 * width * inner) + 4 * tokensARow * width;
+  return 11 * layer + 4 * width * width + 4 * width + (4 * width * (width + inner) + 2 * width * width) / tokensARow;
+}
+
 // Seconds a step of the note's loop, or null where there is no PyTorch.
 function noteStep() {
   try {
@@ -70,6 +86,7 @@ try {
   const whole = first.before + EPOCHS * first.epoch;
   const steps = Math.ceil(read('train').trim().split('\n').length / student.batch_size);
   const asked = [...JSON.stringify(first.log).matchAll(/asked [^:]*about (\d+) \w+ rows: ([\d.]+) s, (\d+) tokens\/s/g)].map((m) => m.slice(1).map(Number));
+  const rate = sgemmRate();
   const note = noteStep();
   const after = await together(daemon, 1);
   const dataDir = daemon.dataDir;
@@ -85,7 +102,8 @@ try {
     seconds_before_training: round(first.before),
     seconds_an_epoch: round(first.epoch, 2),
     seconds_of_20_epochs: round(whole),
-    teacher_asked: asked.map(([rows, spent, rate]) => ({ rows, seconds: spent, tokens_per_second: rate })),
+    sgemm_gflops: round(rate / 1e9),
+    teacher_asked: asked.map(([rows, spent, speed]) => ({ rows, seconds: spent, tokens_per_second: speed, share_of_sgemm: round((speed * teacherFlops((speed * spent) / rows)) / rate, 3) })),
     second_experiment_seconds_outside_epochs: round(second.before, 2),
     steps_an_epoch: steps,
     note_loop: note && { engine: note.engine, steps_measured: note.steps, seconds_a_step: round(note.seconds_per_step_median, 2), seconds_of_20_epochs: round(note.seconds_per_step_median * steps * EPOCHS) },
@@ -95,7 +113,7 @@ try {
     throughput_at_once: round(after / atOnce, 3),
   };
   console.log(`20 epochs of 3 x 768 on headlines3, cold cache, ${cores} cores: ${result.seconds_of_20_epochs} s (${measured} epochs measured, ${result.seconds_an_epoch} s each; ${result.seconds_before_training} s outside them)`);
-  for (const { rows, seconds: spent, tokens_per_second: rate } of result.teacher_asked) console.log(`  the teacher of 12 x 768 asked about ${rows} rows: ${spent} s, ${rate} tokens/s`);
+  for (const { rows, seconds: spent, tokens_per_second: speed, share_of_sgemm: part } of result.teacher_asked) console.log(`  the teacher of 12 x 768 asked about ${rows} rows: ${spent} s, ${speed} tokens/s, ${part} of sgemm's ${result.sgemm_gflops} GFLOP/s`);
   if (note) console.log(`  the note's loop: ${result.note_loop.seconds_a_step} s a step, ${result.note_loop.seconds_of_20_epochs} s for as many steps: ours is ${result.ours_is} x as fast`);
   console.log(`a second experiment with that teacher: ${result.second_experiment_seconds_outside_epochs} s outside its epochs`);
   console.log(`two experiments of one epoch: one after the other ${result.two_one_after_the_other_seconds} s, at once ${result.two_at_once_seconds} s: ${result.throughput_at_once} x the throughput`);
