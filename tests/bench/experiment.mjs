@@ -4,13 +4,15 @@
 // every batch) runs on some of the same batches and is extended to the same number of steps: its evaluation is not counted.
 // `make bench-experiment` runs it; prints figures and writes build/bench-experiment.json.
 //   BENCH_EPOCHS=20   epochs of the student; with fewer, 20 are computed from those measured
-import { execFileSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { availableParallelism } from 'node:os';
 import { Daemon, noBinary, noShared, shared } from '../e2e/daemon.mjs';
 
 const HOUR_MS = 3_600_000;
+const execute = promisify(execFile);
 const EPOCHS = 20;
 const NOTE_STEPS = 4;
 if (noBinary || noShared) {
@@ -45,10 +47,10 @@ async function together(daemon, epochs) {
 }
 
 // The machine's sgemm rate on all cores, FLOP/s, at the shapes of 2,000 tokens x 768.
-function sgemmRate() {
+async function sgemmRate() {
   const target = join(build, 'bench-experiment-rate.jsonl');
   rmSync(target, { force: true });
-  execFileSync(join(build, 'tests/bench/step'), ['--layers', '1', '--vocab', '1000', '--mean', '62', '--steps', '1', '--threads', String(cores), '--json', target], { stdio: 'ignore' });
+  await execute(join(build, 'tests/bench/step'), ['--layers', '1', '--vocab', '1000', '--mean', '62', '--steps', '1', '--threads', String(cores), '--json', target]);
   return JSON.parse(readFileSync(target, 'utf8')).sgemm_gflops * 1e9;
 }
 
@@ -61,16 +63,16 @@ function teacherFlops(tokensARow) {
 }
 
 // Seconds a step of the note's loop, or null where there is no PyTorch.
-function noteStep() {
+async function noteStep() {
   try {
-    execFileSync(python, ['-c', 'import torch, transformers'], { stdio: 'ignore' });
+    await execute(python, ['-c', 'import torch, transformers']);
   } catch {
     return null;
   }
   const batches = join(build, 'bench-experiment-batches.json');
-  execFileSync(join(build, 'tests/bench/step'), ['--steps', String(NOTE_STEPS), '--layers', '1', '--hidden', '32', '--heads', '1', '--export', batches], { stdio: 'ignore' });
-  const line = execFileSync(python, ['tests/bench/torch_reference.py', batches, '--loop', 'note', '--layers', '3', '--hidden', '768', '--heads', '3', '--intermediate', '3072', '--threads', String(cores)], { encoding: 'utf8' });
-  return JSON.parse(line);
+  await execute(join(build, 'tests/bench/step'), ['--steps', String(NOTE_STEPS), '--layers', '1', '--hidden', '32', '--heads', '1', '--export', batches]);
+  const { stdout } = await execute(python, ['tests/bench/torch_reference.py', batches, '--loop', 'note', '--layers', '3', '--hidden', '768', '--heads', '3', '--intermediate', '3072', '--threads', String(cores)]);
+  return JSON.parse(stdout);
 }
 
 let daemon = await Daemon.start({ args: ['--workers', '1', '--threads', String(cores)] });
@@ -86,8 +88,8 @@ try {
   const whole = first.before + EPOCHS * first.epoch;
   const steps = Math.ceil(read('train').trim().split('\n').length / student.batch_size);
   const asked = [...JSON.stringify(first.log).matchAll(/asked [^:]*about (\d+) \w+ rows: ([\d.]+) s, (\d+) tokens\/s/g)].map((m) => m.slice(1).map(Number));
-  const rate = sgemmRate();
-  const note = noteStep();
+  const rate = await sgemmRate();
+  const note = await noteStep();
   const after = await together(daemon, 1);
   const dataDir = daemon.dataDir;
   daemon.ownsDir = false;
