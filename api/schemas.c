@@ -49,7 +49,8 @@ static const struct schema schemas[] = {
               "hidden_act:str"},
     {"Model", "name!:str created_at!:time? kind!:encoder|classifier shape!:Shape parameters!:int bytes!:int "
               "labels!:[str] sha256!:str source!:obj lower_case:bool has_pooler:bool has_tokenizer:bool "
-              "weights_format:str max_length:int"},
+              "weights_format:str max_length:int fold:Fold"},
+    {"Fold", "folds!:int fold!:int train_sha256!:str"},
     {"ModelList", PAGE("Model")},
     {"Prediction", "label!:str score!:num? scores!:{num} logits!:[num]"},
     {"PredictionAnswer", "predictions!:[Prediction]"},

@@ -129,6 +129,12 @@ cJSON *dd_model_describe(const struct dd_model_info *info, int max_length, cJSON
     cJSON_AddStringToObject(json, "weights_format", info->weights_format);
     cJSON_AddStringToObject(json, "sha256", info->sha256);
     cJSON_AddNumberToObject(json, "max_length", max_length);
+    if (info->fold.folds > 0) {
+        cJSON *fold = cJSON_AddObjectToObject(json, "fold");
+        cJSON_AddNumberToObject(fold, "folds", info->fold.folds);
+        cJSON_AddNumberToObject(fold, "fold", info->fold.fold);
+        cJSON_AddStringToObject(fold, "train_sha256", info->fold.train_sha256);
+    }
     cJSON_AddItemToObject(json, "source", source);
     return json;
 }

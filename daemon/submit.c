@@ -226,8 +226,53 @@ static void check_teachers(struct submission *s) {
     }
 }
 
+/* One of the teachers that are to be those of all folds; found: the folds of those before it. */
+static void check_fold(struct submission *s, const char *pointer, const struct dd_asset *teacher, const char *train,
+                       bool found[DD_MAX_FOLDS]) {
+    int wanted = 1 + s->spec.n_teachers;
+    if (teacher->name == NULL)
+        return;
+    cJSON *info = dd_json_of(teacher->info_json);
+    const cJSON *record = cJSON_GetObjectItemCaseSensitive(info, "fold");
+    const cJSON *folds = cJSON_GetObjectItemCaseSensitive(record, "folds");
+    const cJSON *fold = cJSON_GetObjectItemCaseSensitive(record, "fold");
+    const char *of = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(record, "train_sha256"));
+    if (!cJSON_IsNumber(folds) || !cJSON_IsNumber(fold) || of == NULL || train == NULL || strcmp(of, train) != 0)
+        dd_faults_add(
+            s->faults, pointer,
+            "model \"%s\" was not fine-tuned on folds of data set \"%s\"; train its teachers with folds %d and "
+            "fold 0 to %d, or choose another teacher_mean",
+            teacher->name, s->dataset.name, wanted, wanted - 1);
+    else if (folds->valueint != wanted || fold->valueint < 0 || fold->valueint >= wanted || found[fold->valueint])
+        dd_faults_add(
+            s->faults, pointer,
+            "model \"%s\" is that of fold %d of %d: out_of_fold needs every fold once, and here are %d teachers",
+            teacher->name, fold->valueint, folds->valueint, wanted);
+    else
+        found[fold->valueint] = true;
+    cJSON_Delete(info);
+}
+
+static void check_folds(struct submission *s) {
+    bool found[DD_MAX_FOLDS] = {false};
+    if (s->spec.task != DD_TASK_DISTILL || s->spec.n_teachers == 0 || s->dataset.name == NULL ||
+        s->spec.teacher_mean != DD_MEAN_OUT_OF_FOLD)
+        return;
+    cJSON *data = dd_json_of(s->dataset.info_json);
+    const cJSON *split = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(data, "splits"), "train");
+    const char *train = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(split, "sha256"));
+    check_fold(s, "/teacher", &s->base, train, found);
+    for (int i = 0; i < s->spec.n_teachers; i++) {
+        char pointer[32];
+        snprintf(pointer, sizeof pointer, "/teachers/%d", i);
+        check_fold(s, pointer, &s->teachers[i], train, found);
+    }
+    cJSON_Delete(data);
+}
+
 static enum dd_status check_world(struct submission *s, struct dd_error *err) {
     check_teachers(s);
+    check_folds(s);
     check_unlabelled(s);
     check_init(s);
     if (s->spec.precision == DD_PRECISION_BF16 && !dd_engine_has_bf16())

@@ -215,9 +215,9 @@ enum dd_status dd_packed_build(const struct dd_row_source *source, const struct 
 
 static void split_row(const void *context, uint64_t index, struct dd_row *ret_row) {
     const struct dd_split_rows *rows = context;
-    uint64_t first = dd_dataset_rows(rows->dataset, rows->split);
+    uint64_t first = rows->only ? rows->n_only : dd_dataset_rows(rows->dataset, rows->split);
     if (index < first) {
-        dd_dataset_row(rows->dataset, rows->split, index, ret_row);
+        dd_dataset_row(rows->dataset, rows->split, rows->only ? rows->only[index] : index, ret_row);
     } else {
         dd_dataset_row(rows->dataset, DD_SPLIT_UNLABELLED, index - first, ret_row);
     }
@@ -225,8 +225,38 @@ static void split_row(const void *context, uint64_t index, struct dd_row *ret_ro
 
 struct dd_row_source dd_source_of_split(const struct dd_split_rows *rows) {
     uint64_t more = rows->unlabelled ? dd_dataset_rows(rows->dataset, DD_SPLIT_UNLABELLED) : 0;
-    return (struct dd_row_source){
-        .context = rows, .row = split_row, .rows = dd_dataset_rows(rows->dataset, rows->split) + more};
+    uint64_t first = rows->only ? rows->n_only : dd_dataset_rows(rows->dataset, rows->split);
+    return (struct dd_row_source){.context = rows, .row = split_row, .rows = first + more};
+}
+
+enum dd_status dd_packed_pick(const struct dd_packed *packed, const uint32_t *rows, uint32_t n,
+                              struct dd_packed *ret_picked, struct dd_error *err) {
+    struct dd_packed picked = {.rows = n};
+    picked.offsets = dd_calloc((size_t)n + 1, sizeof *picked.offsets);
+    picked.labels = dd_calloc(n, sizeof *picked.labels);
+    enum dd_status status =
+        picked.offsets && picked.labels ? DD_OK : dd_fail_memory(err, (size_t)n * sizeof *picked.offsets);
+    for (uint32_t i = 0; status == DD_OK && i < n; i++) {
+        uint64_t length = packed->offsets[rows[i] + 1] - packed->offsets[rows[i]];
+        picked.offsets[i + 1] = picked.offsets[i] + length;
+        picked.labels[i] = packed->labels[rows[i]];
+        picked.longest = DD_MAX(picked.longest, (int)length);
+    }
+    if (status == DD_OK) {
+        status = dd_packed_reserve(&picked, picked.offsets[n], err);
+    }
+    if (status != DD_OK) {
+        dd_packed_release(&picked);
+        return status;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t from = packed->offsets[rows[i]], length = picked.offsets[i + 1] - picked.offsets[i];
+        memcpy(picked.ids + picked.offsets[i], packed->ids + from, (size_t)length * sizeof *picked.ids);
+        memcpy(picked.segments + picked.offsets[i], packed->segments + from, (size_t)length);
+    }
+    picked.n_tokens = picked.offsets[n];
+    *ret_picked = picked;
+    return DD_OK;
 }
 
 enum dd_status dd_packed_part(const struct dd_packed *whole, uint32_t first, uint32_t rows, struct dd_packed *ret_part,

@@ -120,6 +120,10 @@ const struct dd_split_info *dd_dataset_split(const struct dd_dataset *dataset, e
 uint64_t dd_dataset_rows(const struct dd_dataset *dataset, enum dd_split split);
 void dd_dataset_row(const struct dd_dataset *dataset, enum dd_split split, uint64_t index, struct dd_row *ret_row);
 bool dd_dataset_dev_was_split(const struct dd_dataset *dataset, double *ret_fraction, uint64_t *ret_seed);
+/* The fold, 0 … folds - 1, of each train row: near equal shares of every class, rows of the same text together, decided
+ * by the data set and `folds` (2 … DD_MAX_FOLDS) alone (folds.c).  The caller frees *ret_fold [train rows]. */
+enum dd_status dd_folds_of(const struct dd_dataset *dataset, int folds, uint8_t **ret_fold,
+                           struct dd_error *err) DD_MUST_CHECK;
 /* Tokens a row with this tokenizer, before truncation (an O(rows) pass). */
 enum dd_status dd_dataset_token_stats(const struct dd_dataset *dataset, enum dd_split split,
                                       const struct dd_tokenizer *tokenizer, struct dd_length_stats *ret_stats,
@@ -160,6 +164,11 @@ enum dd_status dd_params_new(const struct dd_bert_config *config, struct dd_para
 void dd_params_free(struct dd_params *params);
 const struct dd_tensor *dd_params_find(const struct dd_params *params, const char *name); /* NULL if absent */
 
+/* What a model that was fine-tuned on all folds but one says of itself, in config.json ("distilld_fold"). */
+struct dd_fold_record {
+    int folds, fold;                        /* 0 folds: it is none */
+    char train_sha256[DD_SHA256_HEX_BYTES]; /* of the train split that was cut into folds */
+};
 enum dd_model_kind { DD_MODEL_ENCODER = 0, DD_MODEL_CLASSIFIER };
 struct dd_model_info {
     enum dd_model_kind kind;
@@ -173,6 +182,7 @@ struct dd_model_info {
                                                   "pickled_module" */
     char sha256[DD_SHA256_HEX_BYTES]; /* of the weights, by value: over names, shapes and fp32 values in slab order */
     bool int8;                        /* matrices kept as int8: such a model answers, and can do nothing else */
+    struct dd_fold_record fold;
 };
 struct dd_model {
     struct dd_model_info info;

@@ -296,6 +296,10 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
     dd_student_config(spec, dd_dataset_classes(dataset), base, DD_MAX(spec->vocab_size, 5), 0, &plan->student);
     sample_lengths(dataset, DD_SPLIT_TRAIN, spec->max_length, times, &plan->train);
     sample_lengths(dataset, DD_SPLIT_DEV, spec->max_length, 1, &plan->dev);
+    if (!distill && spec->folds > 1) {
+        plan->train_rows -= plan->train_rows / (uint64_t)spec->folds;
+        plan->train.total *= (double)(spec->folds - 1) / spec->folds;
+    }
     if (unlabelled) {
         sample_lengths(dataset, DD_SPLIT_UNLABELLED, spec->max_length, 1, &plan->unlabelled);
     }

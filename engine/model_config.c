@@ -305,6 +305,30 @@ static enum dd_status read_labels(const cJSON *json, struct dd_model_info *info,
     return DD_OK;
 }
 
+static enum dd_status read_fold(const cJSON *json, struct dd_fold_record *ret_fold, struct dd_error *err) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, "distilld_fold");
+    struct dd_fold_record fold = {.folds = 0};
+    *ret_fold = fold;
+    if (item == NULL || cJSON_IsNull(item)) {
+        return DD_OK;
+    }
+    const char *sha256 = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "train_sha256"));
+    enum dd_status status = read_int(item, "folds", &fold.folds, err);
+    if (status == DD_OK) {
+        status = read_int(item, "fold", &fold.fold, err);
+    }
+    if (status != DD_OK) {
+        return status;
+    }
+    if (fold.folds < 2 || fold.folds > DD_MAX_FOLDS || fold.fold < 0 || fold.fold >= fold.folds || sha256 == NULL ||
+        strlen(sha256) != sizeof fold.train_sha256 - 1 || strspn(sha256, "0123456789abcdef") != strlen(sha256)) {
+        return invalid(err, "distilld_fold", "must have folds, a smaller fold, and train_sha256");
+    }
+    snprintf(fold.train_sha256, sizeof fold.train_sha256, "%s", sha256);
+    *ret_fold = fold;
+    return DD_OK;
+}
+
 enum dd_status dd_model_config_read(const cJSON *json, struct dd_model_info *info, struct dd_config_facts *ret_facts,
                                     struct dd_error *err) {
     struct dd_config_facts facts = {.do_lower_case = -1};
@@ -344,6 +368,10 @@ enum dd_status dd_model_config_read(const cJSON *json, struct dd_model_info *inf
     const cJSON *lower = cJSON_GetObjectItemCaseSensitive(json, "do_lower_case");
     if (cJSON_IsBool(lower)) {
         facts.do_lower_case = cJSON_IsTrue(lower);
+    }
+    status = read_fold(json, &info->fold, err);
+    if (status != DD_OK) {
+        return status;
     }
     config->n_labels = info->n_labels;
     *ret_facts = facts;
@@ -420,12 +448,22 @@ static bool put_quantization(cJSON *json, const struct dd_model_info *info) {
            cJSON_AddNumberToObject(quantization, "version", DD_INT8_VERSION) != NULL;
 }
 
+static bool put_fold(cJSON *json, const struct dd_fold_record *fold) {
+    if (fold->folds == 0) {
+        return true;
+    }
+    cJSON *item = cJSON_AddObjectToObject(json, "distilld_fold");
+    return item != NULL && cJSON_AddNumberToObject(item, "folds", fold->folds) != NULL &&
+           cJSON_AddNumberToObject(item, "fold", fold->fold) != NULL &&
+           cJSON_AddStringToObject(item, "train_sha256", fold->train_sha256) != NULL;
+}
+
 enum dd_status dd_model_config_write(const struct dd_model_info *info, enum dd_dtype dtype, char **ret_text,
                                      struct dd_error *err) {
     cJSON *json = cJSON_CreateObject();
     char *text = NULL;
     if (json != NULL && put_constants(json, info, dtype) && put_numbers(json, &info->config) &&
-        put_labels(json, info) && put_quantization(json, info)) {
+        put_labels(json, info) && put_quantization(json, info) && put_fold(json, &info->fold)) {
         text = cJSON_Print(json);
     }
     cJSON_Delete(json);

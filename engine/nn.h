@@ -17,6 +17,7 @@ enum dd_purpose {
     DD_PURPOSE_DROPOUT,
     DD_PURPOSE_SEED,
     DD_PURPOSE_AUGMENT,
+    DD_PURPOSE_FOLDS,
     DD_PURPOSE_BOOTSTRAP = 15
 };
 struct dd_stream {

@@ -50,6 +50,14 @@ static enum dd_status check_input(const struct dd_train_input *in, struct dd_err
     if (in->spec->task == DD_TASK_DISTILL && !in->base) {
         return dd_fail(err, DD_INVALID, "teacher_missing", "a distillation needs a teacher");
     }
+    if (in->spec->task == DD_TASK_FINETUNE && in->spec->folds > 0 && in->base && in->base->info.fold.folds > 0 &&
+        strcmp(in->base->info.fold.train_sha256, dd_dataset_split(in->dataset, DD_SPLIT_TRAIN)->sha256) == 0 &&
+        (in->base->info.fold.folds != in->spec->folds || in->base->info.fold.fold != in->spec->fold)) {
+        return dd_fail(err, DD_INVALID, "model_has_seen_fold",
+                       "the starting model was fine-tuned without fold %d of %d, so it has seen rows of fold %d of %d; "
+                       "start from an encoder",
+                       in->base->info.fold.fold, in->base->info.fold.folds, in->spec->fold, in->spec->folds);
+    }
     bool int8 = (in->base && in->base->info.int8) || (in->init && in->init->info.int8);
     for (int i = 0; i < in->spec->n_teachers; i++) {
         int8 |= in->teachers[i] && in->teachers[i]->info.int8;

@@ -49,7 +49,9 @@ enum dd_status dd_packed_build(const struct dd_row_source *source, const struct 
 struct dd_split_rows { /* context of the source below; lives as long as the packing */
     const struct dd_dataset *dataset;
     enum dd_split split;
-    bool unlabelled; /* the rows of that split follow */
+    bool unlabelled;      /* the rows of that split follow */
+    const uint32_t *only; /* [n_only] the rows of the split that count, or NULL: all */
+    uint64_t n_only;
 };
 struct dd_row_source dd_source_of_split(const struct dd_split_rows *rows);
 /* Makes room for `more` tokens behind those there are; grows by half, so that appending stays linear. */
@@ -59,6 +61,9 @@ enum dd_status dd_packed_reserve(struct dd_packed *packed, uint64_t more, struct
 enum dd_status dd_packed_part(const struct dd_packed *whole, uint32_t first, uint32_t rows, struct dd_packed *ret_part,
                               struct dd_error *err) DD_MUST_CHECK;
 void dd_packed_part_release(struct dd_packed *part);
+/* A copy of n ≥ 1 rows in this order, as if they had been packed alone. */
+enum dd_status dd_packed_pick(const struct dd_packed *packed, const uint32_t *rows, uint32_t n,
+                              struct dd_packed *ret_picked, struct dd_error *err) DD_MUST_CHECK;
 /* SHA-256 over rows, lengths, ids and segments: what a model sees of them. */
 enum dd_status dd_packed_digest(const struct dd_packed *packed, uint8_t out[DD_SHA256_BYTES],
                                 struct dd_error *err) DD_MUST_CHECK;

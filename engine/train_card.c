@@ -146,6 +146,12 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
         [DD_INIT_RANDOM] = "random", [DD_INIT_TEACHER] = "teacher", [DD_INIT_MODEL] = "model"};
     dd_buffer_puts(out, "\n## Training\n\n| setting | value |\n|---|---|\n");
     dd_buffer_printf(out, "| rows | %u |\n", run->n_labelled);
+    if (run->student->info.fold.folds > 0) {
+        dd_buffer_printf(out, "| held out | fold %d of %d (from 0) |\n", spec->fold, spec->folds);
+    }
+    if (spec->task == DD_TASK_DISTILL && spec->n_teachers > 0 && spec->teacher_mean == DD_MEAN_OUT_OF_FOLD) {
+        dd_buffer_puts(out, "| train rows labelled by | the teacher that has not seen them |\n");
+    }
     if (run->n_unlabelled > 0) {
         dd_buffer_printf(out, "| unlabelled rows | %u |\n", run->n_unlabelled);
     }

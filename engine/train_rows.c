@@ -1,14 +1,16 @@
 /* train_rows: the rows of a run as token ids.
  *
  *   dev     the dev split
- *   train   the train split's rows, n_labelled of them; then those of the unlabelled split; then the augmented copies
- * of the train split's, copy by copy.  Only the first have labels: the others teach what the teacher says alone.
+ *   train   the train split's rows (but those of the fold that is held out), n_labelled of them; then those of the
+ * unlabelled split; then the augmented copies of the train split's, copy by copy.  Only the first have labels: the
+ * others teach what the teacher says alone.
  *
  * An epoch is one pass over all of train, in one permutation.  Threads: the run's; packing uses its team.
  */
 #include "engine/train.h"
 
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 static enum dd_status pack(struct dd_run *run, const struct dd_split_rows *rows, double from, double to,
@@ -42,16 +44,66 @@ static enum dd_status augment(struct dd_run *run, struct dd_error *err) {
     return status;
 }
 
-enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
+/* The train rows outside the fold that is held out; *ret_rows NULL where none is.  The caller frees. */
+static enum dd_status rows_of_folds(struct dd_run *run, uint32_t **ret_rows, uint64_t *ret_n, struct dd_error *err) {
+    const struct dd_spec *spec = run->spec;
+    const struct dd_dataset *dataset = run->input->dataset;
+    uint8_t *fold = NULL;
+    *ret_rows = NULL;
+    *ret_n = 0;
+    if (spec->task != DD_TASK_FINETUNE || spec->folds < 2) {
+        return DD_OK;
+    }
+    enum dd_status status = dd_folds_of(dataset, spec->folds, &fold, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    uint64_t n = 0, count = dd_dataset_rows(dataset, DD_SPLIT_TRAIN);
+    uint32_t *rows = dd_calloc((size_t)count, sizeof *rows);
+    for (uint64_t r = 0; rows && r < count; r++) {
+        if (fold[r] != spec->fold) {
+            rows[n++] = (uint32_t)r;
+        }
+    }
+    free(fold);
+    if (!rows) {
+        return dd_fail_memory(err, (size_t)count * sizeof *rows);
+    }
+    if (n == 0) {
+        free(rows);
+        return dd_fail(err, DD_INVALID, "split_empty", "without fold %d of %d no train row is left; lower folds",
+                       spec->fold, spec->folds);
+    }
+    dd_run_log(run, DD_LOG_INFO, "fold %d of %d: %llu of %llu train rows are held out", spec->fold, spec->folds,
+               (unsigned long long)(count - n), (unsigned long long)count);
+    *ret_rows = rows;
+    *ret_n = n;
+    return DD_OK;
+}
+
+static enum dd_status pack_splits(struct dd_run *run, struct dd_error *err) {
     const struct dd_dataset *dataset = run->input->dataset;
     bool distill = run->spec->task == DD_TASK_DISTILL;
     const struct dd_split_rows dev = {.dataset = dataset, .split = DD_SPLIT_DEV};
-    const struct dd_split_rows train = {
+    struct dd_split_rows train = {
         .dataset = dataset, .split = DD_SPLIT_TRAIN, .unlabelled = distill && run->spec->unlabelled == DD_FLAG_YES};
-    enum dd_status status = pack(run, &dev, 0.0, 0.1, &run->dev, err);
+    uint32_t *only = NULL;
+    enum dd_status status = rows_of_folds(run, &only, &train.n_only, err);
+    train.only = only;
+    run->n_labelled = (uint32_t)(only ? train.n_only : dd_dataset_rows(dataset, DD_SPLIT_TRAIN));
+    if (status == DD_OK) {
+        status = pack(run, &dev, 0.0, 0.1, &run->dev, err);
+    }
     if (status == DD_OK) {
         status = pack(run, &train, 0.1, 1.0, &run->train, err);
     }
+    free(only);
+    return status;
+}
+
+enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
+    bool distill = run->spec->task == DD_TASK_DISTILL;
+    enum dd_status status = pack_splits(run, err);
     if (status != DD_OK) {
         return status;
     }
@@ -59,7 +111,6 @@ enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
         return dd_fail(err, DD_TOO_LARGE, "dataset_too_large", "the dev split has %u rows; the most is %d",
                        run->dev.rows, INT_MAX);
     }
-    run->n_labelled = (uint32_t)dd_dataset_rows(dataset, DD_SPLIT_TRAIN);
     run->n_unlabelled = run->train.rows - run->n_labelled;
     if (distill && run->spec->augment > 0) {
         status = augment(run, err);

@@ -303,6 +303,11 @@ static void student_info(const struct dd_run *run, struct dd_model *student) {
         snprintf(info->labels[c], sizeof info->labels[c], "%s", dd_dataset_class(run->input->dataset, c));
     }
     info->do_lower_case = dd_tokenizer_settings(student->tokenizer)->do_lower_case;
+    if (run->spec->task == DD_TASK_FINETUNE && run->spec->folds > 0) {
+        info->fold = (struct dd_fold_record){.folds = run->spec->folds, .fold = run->spec->fold};
+        snprintf(info->fold.train_sha256, sizeof info->fold.train_sha256, "%s",
+                 dd_dataset_split(run->input->dataset, DD_SPLIT_TRAIN)->sha256);
+    }
     for (int t = 0; t < student->params->n_tensors - student->params->n_training; t++) {
         info->parameters += student->params->tensors[t].count;
     }

@@ -6,6 +6,11 @@
  * Several teachers are one classifier to all that follows.  Its logits are the mean of theirs, or the logarithm of the
  * mean of their probabilities, both at temperature 1: so it does not depend on T, and the temperature applies to it as
  * to any teacher.  A teacher's own labels that are no classes of the data set are dropped before the mean.
+ *
+ * Out of fold.  The teachers are those of all folds of the train split, each trained without one (folds.c); which one
+ * its own record says (dd_fold_record), not its place in the list.  A train row, and its altered copies, are shown to
+ * the teacher of its fold alone, the only one that has not learnt it by heart; rows of dev and unlabelled rows, which
+ * none has seen, to all.
  */
 #include "engine/train.h"
 
@@ -23,12 +28,14 @@ struct panel {
     struct dd_run *run;
     int n;
     struct member members[1 + DD_MAX_TEACHERS];
+    uint8_t *fold; /* [train rows of the data set] where the teachers are out of fold, else NULL */
 };
 
 /* What one piece of their work is. */
 struct question {
     const char *rows_are; /* in the log: "train" */
     uint32_t first, rows; /* of packed */
+    bool of_train;        /* train rows or copies of them, row i of train row i % n_labelled */
 };
 
 /* --- the mean --------------------------------------------------------------------------------------------------- */
@@ -93,15 +100,21 @@ static enum dd_status ask(const struct dd_run *run, const struct member *member,
     return DD_OK;
 }
 
+/* The m-th of n equal parts of a piece of work. */
+static struct dd_progress part_of(const struct dd_progress *whole, int m, int n) {
+    struct dd_progress part = *whole;
+    part.from = whole->from + (whole->to - whole->from) * m / n;
+    part.to = whole->from + (whole->to - whole->from) * (m + 1) / n;
+    return part;
+}
+
 /* The mean over all members into logits; sums [rows, classes] zeroed, NULL where there is but one. */
 static enum dd_status ask_members(const struct panel *panel, const struct dd_packed *part, const char *rows_are,
                                   const struct dd_progress *whole, double *sums, float *logits, struct dd_error *err) {
     enum dd_teacher_mean mean = panel->run->spec->teacher_mean;
     size_t classes = (size_t)panel->run->n_classes;
     for (int m = 0; m < panel->n; m++) {
-        struct dd_progress progress = *whole;
-        progress.from = whole->from + (whole->to - whole->from) * m / panel->n;
-        progress.to = whole->from + (whole->to - whole->from) * (m + 1) / panel->n;
+        const struct dd_progress progress = part_of(whole, m, panel->n);
         enum dd_status status = ask(panel->run, &panel->members[m], part, rows_are, &progress, logits, err);
         if (status != DD_OK) {
             return status;
@@ -116,8 +129,56 @@ static enum dd_status ask_members(const struct panel *panel, const struct dd_pac
     return DD_OK;
 }
 
+/* Of the question's rows those of the member's fold, by the member alone, into their places in logits.  rows and
+ * answers: room for all of the question. */
+static enum dd_status answer_fold(const struct panel *panel, const struct member *member,
+                                  const struct dd_packed *packed, const struct question *question,
+                                  const struct dd_progress *progress, uint32_t *rows, float *answers, float *logits,
+                                  struct dd_error *err) {
+    size_t classes = (size_t)panel->run->n_classes;
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < question->rows; r++) {
+        if (panel->fold[r % panel->run->n_labelled] == member->model->info.fold.fold) {
+            rows[n++] = question->first + r;
+        }
+    }
+    if (n == 0) {
+        return DD_OK;
+    }
+    struct dd_packed picked;
+    enum dd_status status = dd_packed_pick(packed, rows, n, &picked, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    status = ask(panel->run, member, &picked, question->rows_are, progress, answers, err);
+    for (uint32_t i = 0; status == DD_OK && i < n; i++) {
+        memcpy(logits + (rows[i] - question->first) * classes, answers + i * classes, classes * sizeof *logits);
+    }
+    dd_packed_release(&picked);
+    return status;
+}
+
+static enum dd_status answer_out_of_fold(const struct panel *panel, const struct dd_packed *packed,
+                                         const struct question *question, const struct dd_progress *whole,
+                                         float *logits, struct dd_error *err) {
+    size_t values = (size_t)question->rows * (size_t)panel->run->n_classes;
+    uint32_t *rows = dd_calloc(question->rows, sizeof *rows);
+    float *answers = dd_calloc(values, sizeof *answers);
+    enum dd_status status = rows && answers ? DD_OK : dd_fail_memory(err, values * sizeof *answers);
+    for (int m = 0; status == DD_OK && m < panel->n; m++) {
+        const struct dd_progress progress = part_of(whole, m, panel->n);
+        status = answer_fold(panel, &panel->members[m], packed, question, &progress, rows, answers, logits, err);
+    }
+    free(rows);
+    free(answers);
+    return status;
+}
+
 static enum dd_status answer(const struct panel *panel, const struct dd_packed *packed, const struct question *question,
                              const struct dd_progress *progress, float *logits, struct dd_error *err) {
+    if (panel->fold && question->of_train) {
+        return answer_out_of_fold(panel, packed, question, progress, logits, err);
+    }
     struct dd_packed part;
     size_t classes = (size_t)panel->run->n_classes;
     enum dd_status status = dd_packed_part(packed, question->first, question->rows, &part, err);
@@ -164,10 +225,10 @@ static enum dd_status answer_all(const struct panel *panel, const struct dd_pack
 
 static enum dd_status answer_everything(const struct panel *panel, struct dd_error *err) {
     struct dd_run *run = panel->run;
-    const struct question dev[] = {{"dev", 0, run->dev.rows}};
-    const struct question train[] = {{"train", 0, run->n_labelled},
-                                     {"unlabelled", run->n_labelled, run->n_unlabelled},
-                                     {"augmented", run->n_labelled + run->n_unlabelled, run->n_augmented}};
+    const struct question dev[] = {{"dev", 0, run->dev.rows, false}};
+    const struct question train[] = {{"train", 0, run->n_labelled, true},
+                                     {"unlabelled", run->n_labelled, run->n_unlabelled, false},
+                                     {"augmented", run->n_labelled + run->n_unlabelled, run->n_augmented, true}};
     double share = (double)run->dev.n_tokens / (double)(run->dev.n_tokens + run->train.n_tokens);
     enum dd_status status = answer_all(panel, &run->dev, dev, DD_ARRAY_LEN(dev), 0.0, share, &run->teacher_dev, err);
     if (status == DD_OK) {
@@ -234,25 +295,62 @@ static enum dd_status add_member(struct panel *panel, const struct dd_model *mod
     return DD_OK;
 }
 
+/* Where the teachers are to be out of fold: that they are those of all folds of this very train split. */
+static enum dd_status check_folds(struct panel *panel, struct dd_error *err) {
+    const struct dd_run *run = panel->run;
+    bool found[DD_MAX_FOLDS] = {false};
+    if (run->spec->n_teachers == 0 || run->spec->teacher_mean != DD_MEAN_OUT_OF_FOLD) {
+        return DD_OK;
+    }
+    if (dd_spec_matches(run->spec)) {
+        return dd_fail(err, DD_INVALID, "teachers_not_folds",
+                       "inner states are those of one teacher, which has seen most rows: they cannot be matched when "
+                       "teacher_mean is \"out_of_fold\"");
+    }
+    const char *train = dd_dataset_split(run->input->dataset, DD_SPLIT_TRAIN)->sha256;
+    for (int m = 0; m < panel->n; m++) {
+        const struct member *member = &panel->members[m];
+        const struct dd_fold_record *fold = &member->model->info.fold;
+        if (fold->folds == 0 || strcmp(fold->train_sha256, train) != 0) {
+            return dd_fail(err, DD_INVALID, "teachers_not_folds",
+                           "%s was not fine-tuned on folds of this data set; train it with folds %d", member->who,
+                           panel->n);
+        }
+        if (fold->folds != panel->n || found[fold->fold]) {
+            return dd_fail(err, DD_INVALID, "teachers_not_folds",
+                           "%s is that of fold %d of %d; out_of_fold needs each of its folds once, among %d teachers",
+                           member->who, fold->fold, fold->folds, fold->folds);
+        }
+        found[fold->fold] = true;
+    }
+    return dd_folds_of(run->input->dataset, panel->n, &panel->fold, err);
+}
+
+static enum dd_status ask_panel(struct panel *panel, struct dd_error *err) {
+    struct dd_run *run = panel->run;
+    dd_run_phase(run, "teacher", 0.0);
+    dd_team_leave(run->team);
+    run->team = NULL;
+    enum dd_status status = answer_everything(panel, err);
+    if (status == DD_OK) {
+        status = dd_run_ask_states(run, err);
+    }
+    return status == DD_OK ? dd_team_join(run->input->pool, &run->team, err) : status;
+}
+
 enum dd_status dd_run_ask_teacher(struct dd_run *run, struct dd_error *err) {
     struct panel panel = {.run = run};
     enum dd_status status = add_member(&panel, run->input->base, run->spec->teacher, err);
     for (int i = 0; status == DD_OK && i < run->spec->n_teachers; i++) {
         status = add_member(&panel, run->input->teachers[i], run->spec->teachers[i], err);
     }
-    if (status != DD_OK) {
-        return status;
-    }
-    dd_run_phase(run, "teacher", 0.0);
-    dd_team_leave(run->team);
-    run->team = NULL;
-    status = answer_everything(&panel, err);
     if (status == DD_OK) {
-        status = dd_run_ask_states(run, err);
+        status = check_folds(&panel, err);
     }
     if (status == DD_OK) {
-        status = dd_team_join(run->input->pool, &run->team, err);
+        status = ask_panel(&panel, err);
     }
+    free(panel.fold);
     if (status != DD_OK) {
         return status;
     }

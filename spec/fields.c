@@ -33,7 +33,7 @@ static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const metric_names[] = {"macro_f1", "accuracy", "dev_loss", NULL};
 static const char *const loss_names[] = {"kl", "mse", NULL};
 static const char *const class_weights_names[] = {"none", "balanced", NULL};
-static const char *const mean_names[] = {"probabilities", "logits", NULL};
+static const char *const mean_names[] = {"probabilities", "logits", "out_of_fold", NULL};
 static const char *const activation_names[] = {"gelu", "gelu_new", "relu", NULL};
 
 #define AT(member) .offset = offsetof(struct dd_spec, member), .bytes = sizeof(((struct dd_spec *)0)->member)
@@ -120,13 +120,34 @@ const struct dd_spec_field dd_spec_fields[] = {
      AT(teacher_mean),
      .names = mean_names,
      .fallback = DD_MEAN_PROBABILITIES,
-     .help = "What of several teachers the mean is taken of: their probabilities at temperature 1, or their logits."},
+     .help =
+         "What of several teachers the mean is taken of: their probabilities at temperature 1, or their logits. "
+         "out_of_fold: they are the models of all folds of this data set (see folds); a train row is labelled by the "
+         "one that has not seen it, all other rows by the mean of the probabilities."},
     {.name = "model",
      .kind = DD_KIND_NAME,
      .when = DD_WHEN_FINETUNE,
      AT(model),
      .fallback = NAN,
      .help = "Pretrained encoder or classifier to start from; without it the model is trained from scratch."},
+    {.name = "folds",
+     .kind = DD_KIND_INT,
+     .when = DD_WHEN_FINETUNE,
+     AT(folds),
+     .max = DD_MAX_FOLDS,
+     .fallback = 0,
+     .neutral = "0",
+     .help = "Cuts the train split into this many folds, each with its share of every class, and trains on all but the "
+             "one that fold names: one of k teachers for teacher_mean out_of_fold. The data set and folds alone decide "
+             "which row is where, and rows of the same text stay together. A sweep over fold trains them all. 0: off."},
+    {.name = "fold",
+     .kind = DD_KIND_INT,
+     .when = DD_WHEN_FINETUNE,
+     .needs = DD_NEEDS_FOLDS,
+     AT(fold),
+     .max = DD_MAX_FOLDS - 1,
+     .fallback = 0,
+     .help = "The fold that is held out, from 0."},
     {.name = "vocabulary",
      .kind = DD_KIND_NAME,
      .when = DD_WHEN_VOCABULARY | DD_WHEN_BUILD,
@@ -688,6 +709,8 @@ const char *dd_needs_text(enum dd_spec_needs needs) {
         return "teachers are given";
     case DD_NEEDS_RELATION:
         return "relation_weight is above 0";
+    case DD_NEEDS_FOLDS:
+        return "folds is at least 2";
     case DD_NEEDS_NOTHING:
         break;
     }
@@ -702,6 +725,8 @@ static bool needs_met(const struct dd_spec *spec, enum dd_spec_needs needs) {
         return spec->n_teachers > 0;
     case DD_NEEDS_RELATION:
         return spec->relation_weight > 0;
+    case DD_NEEDS_FOLDS:
+        return spec->folds > 0;
     case DD_NEEDS_NOTHING:
         break;
     }
@@ -757,7 +782,7 @@ const char *dd_schedule_name(enum dd_schedule schedule) {
 }
 
 const char *dd_teacher_mean_name(enum dd_teacher_mean mean) {
-    return (unsigned)mean < 2 ? mean_names[mean] : "unknown";
+    return (unsigned)mean < 3 ? mean_names[mean] : "unknown";
 }
 
 const char *dd_precision_name(enum dd_precision precision) {

@@ -36,7 +36,7 @@ enum {
 };
 
 /* Another field that must be on for a field to mean anything. */
-enum dd_spec_needs { DD_NEEDS_NOTHING = 0, DD_NEEDS_AUGMENT, DD_NEEDS_TEACHERS, DD_NEEDS_RELATION };
+enum dd_spec_needs { DD_NEEDS_NOTHING = 0, DD_NEEDS_AUGMENT, DD_NEEDS_TEACHERS, DD_NEEDS_RELATION, DD_NEEDS_FOLDS };
 
 struct dd_spec_field {
     const char *name;

@@ -156,6 +156,20 @@ static void check_heads(const struct dd_spec *spec, struct dd_faults *faults) {
                   spec->hidden_size, spec->heads, below, above);
 }
 
+static void check_folds(const struct dd_spec *spec, struct dd_faults *faults) {
+    if (spec->task != DD_TASK_FINETUNE) {
+        if (spec->n_teachers > 0 && spec->teacher_mean == DD_MEAN_OUT_OF_FOLD && dd_spec_matches(spec))
+            dd_faults_add(faults, "/teacher_mean",
+                          "cannot be \"out_of_fold\" when inner states are matched: they are one teacher's, which has "
+                          "seen most rows");
+    } else if (spec->folds == 1) {
+        dd_faults_add(faults, "/folds", "must be 0 or at least 2, got 1");
+    } else if (spec->folds > 0 && spec->fold >= spec->folds) {
+        dd_faults_add(faults, "/fold", "must be below folds, %d, since it counts from 0; got %d", spec->folds,
+                      spec->fold);
+    }
+}
+
 /* The layers that are copied from the teacher or matched with its. */
 static void check_layer_map(const struct dd_spec *spec, const struct dd_spec_teacher *base, struct dd_faults *faults) {
     if (spec->layers > base->layers)
@@ -198,6 +212,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
         dd_faults_add(faults, "/max_length", "must be at most %d, the model's positions; got %d", positions,
                       spec->max_length);
     unsigned when = dd_spec_when(spec);
+    check_folds(spec, faults);
     if (when == DD_WHEN_DISTILL && spec->init == DD_INIT_TEACHER && base_model != NULL)
         check_teacher_init(spec, base_model, faults);
     if (when == DD_WHEN_DISTILL && base_model != NULL && (spec->init == DD_INIT_TEACHER || dd_spec_matches(spec)))

@@ -13,6 +13,7 @@
 #define DD_MAX_LAYERS 96
 #define DD_MAX_TAGS 32
 #define DD_MAX_TEACHERS 8 /* beside the first */
+#define DD_MAX_FOLDS (1 + DD_MAX_TEACHERS)
 
 enum dd_task { DD_TASK_DISTILL = 0, DD_TASK_FINETUNE };
 enum dd_optimizer_type { DD_OPTIMIZER_ADAMW = 0, DD_OPTIMIZER_SGD };
@@ -22,7 +23,7 @@ enum dd_precision { DD_PRECISION_FP32 = 0, DD_PRECISION_BF16 };
 enum dd_metric { DD_METRIC_MACRO_F1 = 0, DD_METRIC_ACCURACY, DD_METRIC_DEV_LOSS };
 enum dd_loss_kind { DD_LOSS_KL = 0, DD_LOSS_MSE };
 enum dd_class_weights { DD_CLASS_WEIGHTS_NONE = 0, DD_CLASS_WEIGHTS_BALANCED };
-enum dd_teacher_mean { DD_MEAN_PROBABILITIES = 0, DD_MEAN_LOGITS };
+enum dd_teacher_mean { DD_MEAN_PROBABILITIES = 0, DD_MEAN_LOGITS, DD_MEAN_OUT_OF_FOLD };
 enum dd_flag { DD_FLAG_UNSET = 0, DD_FLAG_NO, DD_FLAG_YES }; /* a true or false that may not have been given */
 
 struct dd_optimizer_spec {
@@ -60,6 +61,7 @@ struct dd_spec {
     enum dd_teacher_mean teacher_mean; /* of all; unset with one teacher */
     char model[DD_NAME_BYTES];         /* finetune: the encoder to start from; "" trains from scratch */
     char vocabulary[DD_NAME_BYTES];    /* finetune from scratch: a model whose vocab.txt to use; "" builds one */
+    int folds, fold;                   /* finetune: the fold of so many that is held out; 0 folds: none */
     int vocab_size;                    /* upper bound of a vocabulary that is built */
     enum dd_flag lower_case;           /* of a vocabulary that is built */
 

@@ -169,6 +169,9 @@ class ModelInfo(ctypes.Structure):
         ("weights_format", ctypes.c_char * 24),
         ("sha256", ctypes.c_char * 65),
         ("int8", ctypes.c_bool),
+        ("folds", ctypes.c_int),
+        ("fold", ctypes.c_int),
+        ("train_sha256", ctypes.c_char * 65),
     ]
 
 
@@ -288,6 +291,8 @@ class Spec(ctypes.Structure):
         ("teacher_mean", ctypes.c_int),
         ("model", ctypes.c_char * 65),
         ("vocabulary", ctypes.c_char * 65),
+        ("folds", ctypes.c_int),
+        ("fold", ctypes.c_int),
         ("vocab_size", ctypes.c_int),
         ("lower_case", ctypes.c_int),
         ("layers", ctypes.c_int),

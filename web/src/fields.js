@@ -20,6 +20,8 @@ export const GROUPS = [
       'hidden_size',
       'intermediate_size',
       'layer_map',
+      'folds',
+      'fold',
       'vocabulary',
       'vocab_size',
       'lower_case',
@@ -77,6 +79,7 @@ export function applies(schema, spec) {
   if (task && task !== (spec.task ?? 'distill')) return false;
   if (/augment is at least 1/.test(rule) && !(spec.augment >= 1)) return false;
   if (/relation_weight is above 0/.test(rule) && !(spec.relation_weight > 0)) return false;
+  if (/folds is at least 2/.test(rule) && !(spec.folds >= 2)) return false;
   if (/teachers are given/.test(rule) && !spec.teachers?.length) return false;
   if (/without a model|neither model/.test(rule) && spec.model) return false;
   return !(/nor vocabulary/.test(rule) && spec.vocabulary);

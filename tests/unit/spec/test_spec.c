@@ -116,6 +116,13 @@ static const struct {
     {"{" D "\"relation_heads\":4}", "/relation_heads", "applies only when relation_weight is above 0"},
     {"{" D "\"relation_weight\":1,\"relation_heads\":5}", "/relation_heads",
      "must divide hidden_size 768 and the teacher's 768; got 5"},
+    {"{" F "\"folds\":1}", "/folds", "must be 0 or at least 2, got 1"},
+    {"{" F "\"folds\":10}", "/folds", "must be between 0 and 9, got 10"},
+    {"{" F "\"folds\":3,\"fold\":3}", "/fold", "must be below folds, 3, since it counts from 0; got 3"},
+    {"{" F "\"fold\":1}", "/fold", "applies only when folds is at least 2"},
+    {"{" D "\"folds\":3}", "/folds", "applies only when task is \"finetune\""},
+    {"{" D "\"teachers\":[\"a\"],\"teacher_mean\":\"out_of_fold\",\"cls_weight\":1}", "/teacher_mean",
+     "cannot be \"out_of_fold\" when inner states are matched"},
     {"{" D "\"heads\":5}", "/heads", "768 is not divisible by 5; try 4 or 6"},
     {"{" D "\"unlabelled\":1}", "/unlabelled", "must be true or false, got 1"},
     {"{" F "\"unlabelled\":true}", "/unlabelled", "applies only when task is \"distill\""},
@@ -308,7 +315,7 @@ static cJSON *random_body(void) {
     cJSON *body = cJSON_CreateObject(), *optimizer = NULL;
     for (size_t i = 0; i < dd_spec_fields_count; i++) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
-        bool wanted = random_below(4) == 0 || strcmp(field->name, "dataset") == 0 || field->kind == DD_KIND_OPTIMIZER;
+        bool wanted = random_below(6) == 0 || strcmp(field->name, "dataset") == 0 || field->kind == DD_KIND_OPTIMIZER;
         if (!wanted)
             continue;
         cJSON *value = random_value(field);

@@ -13,6 +13,8 @@ export default {
   notes: 'Notes',
   priority: 'Priority',
   save_as: 'Save as model',
+  folds: 'Folds',
+  fold: 'Fold held out',
   vocabulary: 'Vocabulary of',
   vocab_size: 'Vocabulary size',
   lower_case: 'Lower case',
