@@ -11,6 +11,7 @@ endif
 OPT     ?= -O2
 PREFIX  ?= /usr/local
 DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 VENV    ?= $(or $(DISTILLD_VENV),$(HOME)/.cache/distilld/venv)
 FOLDERS := base spec engine storage api daemon
 
@@ -39,7 +40,7 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: failpoints-all all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests \
+.PHONY: failpoints-all all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests deb deb-check \
         lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
@@ -90,6 +91,10 @@ $(BUILD)/web/pages.o: $(BUILD)/web/pages.c
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 web: $(BUILD)/web/pages.c
+# Notices and licences of what the pages contain.
+$(BUILD)/web/third-party.txt: web/node_modules/.installed
+	@mkdir -p $(@D)
+	$(Q)cd web/node_modules && tail -n +1 echarts/NOTICE echarts/LICENSE echarts/licenses/LICENSE-d3 zrender/LICENSE tslib/LICENSE.txt >$(abspath $@)
 
 $(BUILD)/distilld: $(BUILD)/daemon.a $(BUILD)/api.a $(BUILD)/storage.a $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a $(BUILD)/web/pages.o
 	$(call say,LD,$@)
@@ -239,17 +244,27 @@ man: $(BUILD)/man/distilld.1 ## the man pages, from the binary's own help
 $(BUILD)/man/distilld.1: $(BUILD)/distilld man/build.mjs
 	node man/build.mjs $(BUILD)/distilld $(BUILD)/man
 
-install: all man ## into PREFIX (/usr/local)
+install: all man $(BUILD)/web/third-party.txt ## into PREFIX (/usr/local)
 	install -D -m 755 $(BUILD)/distilld $(DESTDIR)$(PREFIX)/bin/distilld
 	install -D -m 644 $(BUILD)/man/distilld.1 $(DESTDIR)$(PREFIX)/share/man/man1/distilld.1
 	install -D -m 644 $(BUILD)/man/distilld.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/distilld.conf.5
-	install -D -m 644 systemd/distilld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service
+	install -D -m 644 $(BUILD)/web/third-party.txt $(DESTDIR)$(PREFIX)/share/doc/distilld/third-party.txt
+	install -D -m 644 systemd/distilld.service $(DESTDIR)$(UNITDIR)/distilld.service
 	install -D -m 644 systemd/distilld.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf
+	install -D -m 644 systemd/distilld.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/distilld.conf
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/distilld $(DESTDIR)$(PREFIX)/lib/systemd/system/distilld.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf \
+	rm -f $(DESTDIR)$(PREFIX)/bin/distilld $(DESTDIR)$(UNITDIR)/distilld.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/distilld.conf \
+		$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/distilld.conf $(DESTDIR)$(PREFIX)/share/doc/distilld/third-party.txt \
 		$(DESTDIR)$(PREFIX)/share/man/man1/distilld.1 $(DESTDIR)$(PREFIX)/share/man/man5/distilld.conf.5
+
+deb: ## build a Debian package into build/deb, as lintian wants it
+	@tools/install-deps deb
+	@$(MAKE) --no-print-directory web/node_modules/.installed
+	@tools/make-deb $(BUILD)/deb
+deb-check: ## install, start, upgrade, remove and purge that package in a clean Debian 12 (as root, with debootstrap)
+	@tests/package/check $(BUILD)/deb
 
 clean: ## remove what was built
 	rm -rf build web/node_modules tests/browser/node_modules
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -path $(BUILD)/deb -prune -o -type f -name '*.d' -print 2>/dev/null)

@@ -10,10 +10,19 @@
 
 #include "daemon/command.h"
 
-enum dd_status dd_admin_data_dir(const struct dd_options *options, char out[PATH_MAX], struct dd_error *err) {
+#define SERVICE_DATA_DIR "/var/lib/distilld" /* StateDirectory= of systemd/distilld.service */
+
+enum dd_status dd_chosen_data_dir(const struct dd_options *options, char out[PATH_MAX], struct dd_error *err) {
     if (options->data_dir != NULL)
         return dd_path_join(out, PATH_MAX, err, options->data_dir, NULL);
     return dd_default_data_dir(out, PATH_MAX, err);
+}
+
+enum dd_status dd_admin_data_dir(const struct dd_options *options, char out[PATH_MAX], struct dd_error *err) {
+    if (options->data_dir == NULL && geteuid() == 0 && getenv("STATE_DIRECTORY") == NULL &&
+        access(SERVICE_DATA_DIR, F_OK) == 0)
+        return dd_path_join(out, PATH_MAX, err, SERVICE_DATA_DIR, NULL);
+    return dd_chosen_data_dir(options, out, err);
 }
 
 enum dd_status dd_admin_become_owner(const char *dir, struct dd_error *err) {

@@ -39,7 +39,7 @@ static enum dd_status check_options(struct dd_daemon *daemon, const char *listen
     char data_dir[PATH_MAX];
     if ((o->tls_cert == NULL) != (o->tls_key == NULL))
         return dd_fail(err, DD_INVALID, "config_invalid", "--tls-cert and --tls-key belong together: give both");
-    enum dd_status status = dd_admin_data_dir(o, data_dir, err);
+    enum dd_status status = dd_chosen_data_dir(o, data_dir, err);
     return status == DD_OK ? dd_token_source_open(&daemon->tokens, data_dir, o->token_file, listen, err) : status;
 }
 
@@ -56,11 +56,13 @@ static void numbers_setup(struct dd_daemon *daemon, const struct dd_options *o) 
 
 static enum dd_status open_storage(struct dd_daemon *daemon, struct dd_error *err) {
     char data_dir[PATH_MAX], path[PATH_MAX];
-    enum dd_status status = dd_admin_data_dir(daemon->options, data_dir, err);
+    enum dd_status status = dd_chosen_data_dir(daemon->options, data_dir, err);
     if (status == DD_OK)
         status = dd_data_dir_open(daemon, data_dir, daemon->options->cache_dir, err);
     if (status == DD_OK)
         status = dd_path_join(path, sizeof path, err, daemon->data_dir, "distilld.db", NULL);
+    if (status == DD_OK)
+        status = dd_recover_check(daemon, path, err);
     if (status == DD_OK)
         status = dd_storage_open(path, &daemon->storage, err);
     if (status == DD_OK)

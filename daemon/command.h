@@ -49,6 +49,10 @@ enum dd_status dd_read_stream(FILE *file, size_t max_bytes, char **ret_text, siz
  * ---------------------------------------------------------------
  */
 
+/* --data-dir, else the default. */
+enum dd_status dd_chosen_data_dir(const struct dd_options *options, char out[PATH_MAX],
+                                  struct dd_error *err) DD_MUST_CHECK;
+/* The same for token, backup, restore and doctor; there root means the service's, where there is one. */
 enum dd_status dd_admin_data_dir(const struct dd_options *options, char out[PATH_MAX],
                                  struct dd_error *err) DD_MUST_CHECK;
 /* Root works on a data directory as the user who owns it, so that nothing is left that its daemon cannot read; what is

@@ -39,7 +39,9 @@ static const struct option options[] = {
      .help = "Where to listen. Loopback needs no token; any other address is refused without one."},
     {"data-dir", TEXT, LOCAL | ADMIN, true, AT(data_dir), .value = "DIR",
      .fallback = "$STATE_DIRECTORY, else ~/.local/share/distilld",
-     .help = "Everything that lasts: the database, data sets, models, runs."},
+     .help =
+         "Everything that lasts: the database, data sets, models, runs. Root's token, backup, restore and doctor take "
+         "/var/lib/distilld, the service's, where it exists."},
     {"cache-dir", TEXT, LOCAL, true, AT(cache_dir), .value = "DIR", .fallback = "DATA-DIR/cache",
      .help = "Teachers' logits and inner states, shared by runs. May be deleted while the daemon is stopped."},
     {"workers", INT, DD_FOR_SERVE, true, AT(workers), .min = 1, .max = 64, .value = "N",

@@ -2,12 +2,14 @@
  *
  * A data set or model becomes visible by its row, which is written after its directory; it goes by its row, which is
  * deleted before its directory.  So a directory without a row was never acknowledged or is no longer wanted, and is
- * removed.  The same holds for runs/<id> without an experiment, and for temporaries of writers that died.
+ * removed.  The same holds for runs/<id> without an experiment, and for temporaries of writers that died.  Where the
+ * database itself is gone nothing would have a row, so that is looked at first and refused.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "daemon/daemon.h"
 
@@ -142,6 +144,37 @@ static enum dd_status sweep_inside_runs(const char *runs, struct dd_error *err) 
         status = dd_path_join(path, sizeof path, err, runs, entry->d_name, NULL);
         if (status == DD_OK)
             status = sweep(path, not_temporary, NULL, err);
+    }
+    return status;
+}
+
+static enum dd_status is_empty(const char *folder, bool *ret_empty, struct dd_error *err) {
+    DD_CLEANUP(close_dir) DIR *dir = opendir(folder);
+    if (dir == NULL)
+        return dd_fail_errno(err, errno, "%s", folder);
+    *ret_empty = true;
+    for (struct dirent *entry; *ret_empty && (entry = readdir(dir)) != NULL;)
+        *ret_empty = entry->d_name[0] == '.' || is_temporary(entry->d_name);
+    return DD_OK;
+}
+
+enum dd_status dd_recover_check(const struct dd_daemon *daemon, const char *database, struct dd_error *err) {
+    static const char *const folders[] = {"datasets", "models", "runs"};
+    enum dd_status status = DD_OK;
+    struct stat info;
+    if (stat(database, &info) == 0 ? info.st_size > 0 : errno != ENOENT)
+        return DD_OK; /* whatever it is, opening it tells */
+    for (size_t i = 0; status == DD_OK && i < DD_ARRAY_LEN(folders); i++) {
+        char path[PATH_MAX];
+        bool empty = true;
+        status = dd_path_join(path, sizeof path, err, daemon->data_dir, folders[i], NULL);
+        if (status == DD_OK)
+            status = is_empty(path, &empty, err);
+        if (status == DD_OK && !empty)
+            status = dd_fail(err, DD_CORRUPT, "database_lost",
+                             "%s is missing, but %s is not empty: a new database would know nothing of it. Put the "
+                             "database back (`distilld restore` from a backup), or move %s away",
+                             database, path, path);
     }
     return status;
 }

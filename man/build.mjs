@@ -65,7 +65,8 @@ The configuration; see
 .BR distilld.conf (5).
 .TP
 .I /var/lib/distilld
-The data directory of the systemd service.
+The data directory of the systemd service, and of root's token, backup, restore and doctor.
+Purging the Debian package deletes it, removing the package does not.
 .SH SEE ALSO
 .BR distilld.conf (5)\n`;
 }

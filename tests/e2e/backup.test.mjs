@@ -119,3 +119,24 @@ test('a damaged backup is noticed and leaves nothing', { skip }, async () => {
     rmSync(at, { recursive: true });
   }
 });
+
+test('a daemon whose database is gone leaves data sets and models alone', { skip, timeout: 60_000 }, async () => {
+  const dataDir = join(dir, 'lost');
+  daemon = await Daemon.start({ dataDir });
+  assert.equal((await daemon.upload('topics', { train: { text: topics(60), filename: 'a.tsv' } })).status, 201);
+  await daemon.stop();
+  const [kept] = readdirSync(join(dataDir, 'datasets'));
+  for (const lose of [(path) => rmSync(path), (path) => writeFileSync(path, '')]) {
+    const database = join(dataDir, 'distilld.db');
+    const bytes = readFileSync(database);
+    lose(database);
+    const { code, stderr } = await run(['serve', '--listen', '127.0.0.1:0', '--data-dir', dataDir]);
+    assert.equal(code, 65, stderr);
+    assert.match(stderr, /distilld\.db is missing, but .*datasets is not empty.*distilld restore/);
+    assert.deepEqual(readdirSync(join(dataDir, 'datasets')), [kept]);
+    writeFileSync(database, bytes);
+  }
+  daemon = await Daemon.start({ dataDir });
+  assert.equal((await daemon.get('/datasets')).items.length, 1);
+  await daemon.stop();
+});

@@ -2,11 +2,11 @@
 import test from 'node:test';
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { Daemon, noBinary, tinyTeacher, topics, waitFor } from './daemon.mjs';
+import { Daemon, binary, noBinary, tinyTeacher, topics, waitFor } from './daemon.mjs';
 
 const has = (program, ...args) => spawnSync(program, args).status === 0;
 const compiler = process.env.CC ?? 'cc';
@@ -78,11 +78,37 @@ test('log lines are JSON when asked for', { skip: noBinary }, async (t) => {
   assert.ok(lines.some((line) => line.component === 'http' && /DELETE \/api\/v1\/datasets\/none 404/.test(line.message)));
 });
 
-test('the unit gives away almost nothing', { skip: has('systemd-analyze', '--version') ? false : 'no systemd-analyze' }, () => {
-  const unit = 'systemd/distilld.service';
-  assert.ok(existsSync(unit));
-  assert.match(readFileSync(unit, 'utf8'), /^WatchdogSec=/m);
+const noAnalyze = has('systemd-analyze', '--version') ? false : 'no systemd-analyze';
+const unit = 'systemd/distilld.service';
+
+test('the unit gives away almost nothing', { skip: noAnalyze }, (t) => {
   const { stdout } = spawnSync('systemd-analyze', ['security', '--offline=yes', '--no-pager', unit], { encoding: 'utf8' });
   const exposure = Number(stdout.match(/exposure level for \S+: ([\d.]+)/)?.[1]);
   assert.ok(exposure <= 1.5, stdout);
+  t.diagnostic(`exposure ${exposure}`);
+});
+
+test('systemd finds no fault in the unit', { skip: noAnalyze || noBinary }, (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'distilld-unit-'));
+  t.after(() => rmSync(dir, { recursive: true, force: true }));
+  const copy = join(dir, 'distilld.service'), text = readFileSync(unit, 'utf8');
+  assert.match(text, /^ExecStart=distilld serve$/m);
+  const verify = (content) => {
+    writeFileSync(copy, content);
+    const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', copy], { encoding: 'utf8' });
+    return { status, mine: stderr.split('\n').filter((line) => line.includes('distilld')) };
+  };
+  const here = text.replace('ExecStart=distilld', `ExecStart=${binary}`); // not installed in /usr/bin
+  assert.deepEqual(verify(here), { status: 0, mine: [] });
+  assert.match(verify(`${here}\n[Service]\nWatchdogSec=often\n`).mine.join(), /often/, 'it would tell');
+});
+
+test('the unit is one that notifies, is watched and reloads', () => {
+  const lines = readFileSync(unit, 'utf8').split('\n');
+  for (const line of ['Type=notify', 'NotifyAccess=main', 'WatchdogSec=10min', 'Restart=on-failure', 'ExecReload=/bin/kill -HUP $MAINPID',
+    'User=distilld', 'StateDirectory=distilld']) assert.ok(lines.includes(line), line);
+  // The account and the directory that sysusers and tmpfiles make are those of the unit.
+  assert.match(readFileSync('systemd/distilld.sysusers', 'utf8'), /^u distilld - "[^"]+" \/var\/lib\/distilld \/usr\/sbin\/nologin$/m);
+  assert.match(readFileSync('systemd/distilld.tmpfiles', 'utf8'), /^d \/var\/lib\/distilld 0750 distilld distilld -$/m);
+  assert.ok(lines.includes('StateDirectoryMode=0750'));
 });
