@@ -120,11 +120,12 @@ test('a damaged backup is noticed and leaves nothing', { skip }, async () => {
   }
 });
 
-test('a daemon whose database is gone leaves data sets and models alone', { skip, timeout: 60_000 }, async () => {
+test('a daemon whose database is gone leaves data sets and models alone', { skip, timeout: 60_000 }, async (t) => {
   const dataDir = join(dir, 'lost');
-  daemon = await Daemon.start({ dataDir });
-  assert.equal((await daemon.upload('topics', { train: { text: topics(60), filename: 'a.tsv' } })).status, 201);
-  await daemon.stop();
+  let own = await Daemon.start({ dataDir });
+  t.after(() => own.stop('SIGKILL'));
+  assert.equal((await own.upload('topics', { train: { text: topics(60), filename: 'a.tsv' } })).status, 201);
+  await own.stop();
   const [kept] = readdirSync(join(dataDir, 'datasets'));
   for (const lose of [(path) => rmSync(path), (path) => writeFileSync(path, '')]) {
     const database = join(dataDir, 'distilld.db');
@@ -136,7 +137,6 @@ test('a daemon whose database is gone leaves data sets and models alone', { skip
     assert.deepEqual(readdirSync(join(dataDir, 'datasets')), [kept]);
     writeFileSync(database, bytes);
   }
-  daemon = await Daemon.start({ dataDir });
-  assert.equal((await daemon.get('/datasets')).items.length, 1);
-  await daemon.stop();
+  own = await Daemon.start({ dataDir });
+  assert.equal((await own.get('/datasets')).items.length, 1);
 });
