@@ -1,5 +1,5 @@
-/* train: what the files of the training loop share.  Private to batches, checkpoint, logits_cache, train*, predict and
- * estimate.
+/* train: what the files of the training loop share.  Private to batches, checkpoint, record, finished, logits_cache,
+ * train*, predict and estimate.
  * Threads: a run belongs to the thread that called dd_train; only packing and the kernels below use the team.
  */
 #ifndef DD_ENGINE_TRAIN_H
@@ -135,8 +135,7 @@ enum dd_status dd_states_cached(const struct dd_states_wanted *wanted, const str
                                 const struct dd_progress *progress, const struct dd_cancel *cancel, float **ret_states,
                                 bool *ret_computed, struct dd_error *err) DD_MUST_CHECK;
 
-/* --- what a run keeps (train_state.c, checkpoint.c)
- * ---------------------------------------------------------------------------- */
+/* --- what a run keeps (train_state.c, checkpoint.c, finished.c) ------------------------------------------------- */
 
 struct dd_run_identity {           /* a checkpoint belongs to exactly one of these */
     uint8_t spec[DD_SHA256_BYTES]; /* dd_spec_hash */
