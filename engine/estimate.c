@@ -266,11 +266,13 @@ static double run_flops(const struct plan *plan) {
     double epoch = split_flops(&plan->student, &plan->train, plan->train_rows, true) +
                    split_flops(&plan->student, &plan->unlabelled, plan->unlabelled_rows, true) +
                    split_flops(&plan->student, &plan->dev, plan->dev_rows, false);
-    double teacher = 0.0;
+    /* Out of fold each teacher is asked about its own fold of the train rows. */
+    bool fold = spec->n_teachers > 0 && spec->teacher_mean == DD_MEAN_OUT_OF_FOLD;
+    double teacher = 0.0, share = fold ? 1.0 / (1 + spec->n_teachers) : 1.0;
     if (spec->task == DD_TASK_DISTILL && plan->base) {
         for (int i = 0; i <= spec->n_teachers; i++) {
             const struct dd_bert_config *asked = i == 0 ? plan->base : &plan->teachers[i - 1];
-            teacher += split_flops(asked, &plan->train, plan->train_rows, false) +
+            teacher += split_flops(asked, &plan->train, plan->train_rows, false) * share +
                        split_flops(asked, &plan->unlabelled, plan->unlabelled_rows, false) +
                        split_flops(asked, &plan->dev, plan->dev_rows, false);
         }

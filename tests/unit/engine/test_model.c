@@ -240,6 +240,48 @@ static void test_refusals(void **state) {
     assert_int_equal(dd_model_load("/nowhere/at/all", &model, &err), DD_NOT_FOUND);
 }
 
+/* What a model says of its fold is kept by saving and believed only whole. */
+static void test_the_record_of_a_fold(void **state) {
+    (void)state;
+    char dir[512];
+    struct dd_error err;
+    struct dd_model *model = load(FIXTURES "/f32.safetensors");
+    assert_int_equal(model->info.fold.folds, 0);
+    model->info.fold = (struct dd_fold_record){.folds = 5, .fold = 4};
+    memset(model->info.fold.train_sha256, 'a', DD_SHA256_HEX_BYTES - 1);
+    scratch_path(dir, "variant");
+    must(dd_model_save(model, dir, NULL, &err), &err);
+    struct dd_model *again = load(dir);
+    assert_memory_equal(&again->info.fold, &model->info.fold, sizeof again->info.fold);
+    dd_model_free(again);
+    dd_model_free(model);
+    static const struct {
+        int folds, fold, sha_bytes;
+        char first;
+    } bad[] = {{1, 0, 64, 'b'}, {10, 0, 64, 'b'}, {5, 5, 64, 'b'}, {5, -1, 64, 'b'},
+               {5, 0, 63, 'b'}, {5, 0, 65, 'b'},  {5, 0, 64, 'Z'}, {0, 0, 0, 'b'}};
+    char path[512];
+    scratch_path(path, "variant/config.json");
+    char *config = NULL;
+    size_t bytes = 0;
+    must(dd_file_read(path, 1 << 16, &config, &bytes, &err), &err);
+    const char *record = memmem(config, bytes, "\"distilld_fold\"", 15);
+    assert_non_null(record);
+    for (size_t i = 0; i < DD_ARRAY_LEN(bad); i++) {
+        char text[8192], sha256[66];
+        memset(sha256, 'b', sizeof sha256);
+        sha256[0] = bad[i].first;
+        snprintf(text, sizeof text, "%.*s\"distilld_fold\":{\"folds\":%d,\"fold\":%d,\"train_sha256\":\"%.*s\"}}",
+                 (int)(record - config), config, bad[i].folds, bad[i].fold, bad[i].sha_bytes, sha256);
+        write_all(path, text, strlen(text));
+        if (dd_model_load(dir, &again, &err) == DD_OK) {
+            fail_msg("folds %d, fold %d and a hash of %d are believed", bad[i].folds, bad[i].fold, bad[i].sha_bytes);
+        }
+        assert_non_null(strstr(err.message, "fold"));
+    }
+    free(config);
+}
+
 static void test_vocab_is_optional(void **state) {
     (void)state;
     char path[512];
@@ -300,6 +342,7 @@ int main(void) {
         cmocka_unit_test(test_save),
         cmocka_unit_test(test_save_fp16),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_the_record_of_a_fold),
         cmocka_unit_test(test_vocab_is_optional),
         cmocka_unit_test(test_damage),
     };
