@@ -62,7 +62,7 @@ static enum dd_status open_storage(struct dd_daemon *daemon, struct dd_error *er
     if (status == DD_OK)
         status = dd_path_join(path, sizeof path, err, daemon->data_dir, "distilld.db", NULL);
     if (status == DD_OK)
-        status = dd_recover_check(daemon, path, err);
+        status = dd_recover_check(daemon->data_dir, path, err);
     if (status == DD_OK)
         status = dd_storage_open(path, &daemon->storage, err);
     if (status == DD_OK)

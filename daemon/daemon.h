@@ -70,8 +70,7 @@ enum dd_status dd_dir_link(const char *from, const char *to, struct dd_error *er
 /* --- recovery.c --------------------------------------------------------------------------------------------------- */
 
 /* Before the database is opened: DD_CORRUPT when it is gone but data sets, models or runs are there. */
-enum dd_status dd_recover_check(const struct dd_daemon *daemon, const char *database,
-                                struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_recover_check(const char *data_dir, const char *database, struct dd_error *err) DD_MUST_CHECK;
 /* At start, before anything else runs: interrupted runs back into the queue, what nobody owns removed. */
 enum dd_status dd_recover(struct dd_daemon *daemon, struct dd_error *err) DD_MUST_CHECK;
 

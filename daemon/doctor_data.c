@@ -185,7 +185,11 @@ static void look_inside(struct dd_findings *findings, const char *database, cons
     if (status == DD_OK)
         status = dd_storage_open(copy, &storage, &err);
     if (status != DD_OK) {
-        dd_finding(findings, DD_FINDING_FAIL, "database", "restore a backup (`distilld restore`)", "%s", err.message);
+        size_t place = strncmp(err.message, copy, strlen(copy)) == 0 ? strlen(copy) : 0; /* it says where the copy is */
+        dd_finding(findings, DD_FINDING_FAIL, "database",
+                   status == DD_UNSUPPORTED ? "install that distilld again, or restore a backup of before"
+                                            : "restore a backup (`distilld restore`)",
+                   "%s%s", place > 0 ? database : "", err.message + place);
         return;
     }
     struct tally datasets = {findings, "data sets", "delete it and import it again", 0, 0};
@@ -200,6 +204,10 @@ static void look_at_database(struct dd_findings *findings, const char *data_dir)
     DD_CLEANUP(dd_free_ptr) char *faults = NULL;
     struct dd_error err = {0};
     enum dd_status status = dd_path_join(path, sizeof path, &err, data_dir, "distilld.db", NULL);
+    if (status == DD_OK && dd_recover_check(data_dir, path, &err) != DD_OK) {
+        dd_finding(findings, DD_FINDING_FAIL, "database", "", "%s", err.message);
+        return;
+    }
     if (status == DD_OK && access(path, F_OK) != 0) {
         dd_finding(findings, DD_FINDING_WARN, "database", "`distilld serve` makes it", "%s is not there yet", path);
         return;

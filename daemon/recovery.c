@@ -150,15 +150,15 @@ static enum dd_status sweep_inside_runs(const char *runs, struct dd_error *err) 
 
 static enum dd_status is_empty(const char *folder, bool *ret_empty, struct dd_error *err) {
     DD_CLEANUP(close_dir) DIR *dir = opendir(folder);
-    if (dir == NULL)
-        return dd_fail_errno(err, errno, "%s", folder);
     *ret_empty = true;
+    if (dir == NULL)
+        return errno == ENOENT ? DD_OK : dd_fail_errno(err, errno, "%s", folder);
     for (struct dirent *entry; *ret_empty && (entry = readdir(dir)) != NULL;)
         *ret_empty = entry->d_name[0] == '.' || is_temporary(entry->d_name);
     return DD_OK;
 }
 
-enum dd_status dd_recover_check(const struct dd_daemon *daemon, const char *database, struct dd_error *err) {
+enum dd_status dd_recover_check(const char *data_dir, const char *database, struct dd_error *err) {
     static const char *const folders[] = {"datasets", "models", "runs"};
     enum dd_status status = DD_OK;
     struct stat info;
@@ -167,7 +167,7 @@ enum dd_status dd_recover_check(const struct dd_daemon *daemon, const char *data
     for (size_t i = 0; status == DD_OK && i < DD_ARRAY_LEN(folders); i++) {
         char path[PATH_MAX];
         bool empty = true;
-        status = dd_path_join(path, sizeof path, err, daemon->data_dir, folders[i], NULL);
+        status = dd_path_join(path, sizeof path, err, data_dir, folders[i], NULL);
         if (status == DD_OK)
             status = is_empty(path, &empty, err);
         if (status == DD_OK && !empty)

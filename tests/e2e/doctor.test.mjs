@@ -1,6 +1,7 @@
 // distilld doctor: a healthy daemon passes while it trains, and each kind of damage is found and named.
 import test from 'node:test';
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { chmodSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Daemon, noBinary, run, tinyTeacher, topics } from './daemon.mjs';
@@ -82,6 +83,16 @@ test('every kind of damage is found', { skip }, async () => {
   spoilt.fill(0xff, 4096, 3 * 4096);
   writeFileSync(database, spoilt);
   assert.deepEqual(levels((await doctor()).of('database')), ['fail']);
+  rmSync(database);
+  const lost = (await doctor()).of('database');
+  assert.deepEqual(levels(lost), ['fail']);
+  assert.match(lost[0].detail, /distilld\.db is missing, but .*datasets is not empty/);
+  writeFileSync(database, whole);
+  execFileSync('sqlite3', [database, 'PRAGMA user_version = 1000']);
+  const newer = (await doctor()).of('database').filter((item) => item.level === 'fail');
+  assert.equal(newer.length, 1);
+  assert.ok(newer[0].detail.startsWith(`${database}: the database has schema version 1000`), newer[0].detail);
+  assert.match(newer[0].remedy, /install that distilld again/);
   writeFileSync(database, whole);
   chmodSync(daemon.dataDir, 0o755);
   const { code, of } = await doctor();
