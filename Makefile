@@ -40,7 +40,7 @@ src  = $(sort $(wildcard $(1)/*.c))
 objs = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
 SIMD_OBJS := $(foreach s,$(SIMD_SETS),$(patsubst engine/simd/%.c,$(BUILD)/engine/simd/%.$(s).o,$(wildcard engine/simd/*.c)))
 
-.PHONY: failpoints-all all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests deb deb-check \
+.PHONY: failpoints-all bench-http asan-e2e tsan-e2e all demo test bench bench-web bench-asha bench-experiment bench-bf16 quality lint install uninstall clean help asan tsan failpoints unit-tests-below web deps deps-test unit unit-tests build-tests deb deb-check \
         lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy fuzz fuzz-build torture man
 .DEFAULT_GOAL := all
 
@@ -147,6 +147,13 @@ tsan: ## the unit tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" unit-tests
 	@BUILD=build/tsan DISTILLD_SANITIZED=1 TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" tests/run unit
 
+asan-e2e: ## the end-to-end tests against a daemon under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory BUILD=build/asan OPT=-O1 SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" build/asan/distilld
+	@BUILD=build/asan DISTILLD_SANITIZED=1 tests/run e2e
+tsan-e2e: ## the same under ThreadSanitizer
+	@$(MAKE) --no-print-directory BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" build/tsan/distilld
+	@BUILD=build/tsan DISTILLD_SANITIZED=1 TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" tests/run e2e
+
 failpoints: ## faults planned: the unit tests of base and storage, and a daemon in which a fixed few of all steps fail
 	@$(MAKE) --no-print-directory BUILD=build/fail SAN=-DDD_FAILPOINTS unit-tests-below build/fail/distilld
 	@BUILD=build/fail tests/run unit fail
@@ -230,6 +237,9 @@ bench-experiment: $(BUILD)/distilld $(BUILD)/tests/bench/step ## a whole experim
 
 bench-bf16: $(BUILD)/distilld ## five seeds in fp32 and in bf16 on the shared headlines: the curves side by side
 	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/bf16.mjs
+
+bench-http: $(BUILD)/distilld ## answer times and what they cost a training: 1,000 connections, 100 event readers, 500 GETs a second
+	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/stress.mjs
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run

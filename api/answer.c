@@ -180,6 +180,9 @@ void dd_answer_problem(struct dd_request *request) {
                strcmp(p->error.code, "token_wrong") == 0 ? "Bearer realm=\"distilld\", error=\"invalid_token\""
                                                          : "Bearer realm=\"distilld\"");
     }
+    if (request->close) {
+        header(response, "Connection", "close");
+    }
     if (status == 429 || status == 503 || p->retry_after_s > 0) {
         char seconds[16];
         snprintf(seconds, sizeof seconds, "%d", DD_MAX(p->retry_after_s, 1));

@@ -23,7 +23,8 @@ struct dd_api_config {
     const char *upload_dir;         /* where uploads stream to; emptied at start */
     size_t max_json_bytes;          /* 0 = 1 MiB */
     uint64_t max_upload_bytes;      /* 0 = 4 GiB */
-    int max_connections;            /* 0 = 1,100 */
+    int max_connections;            /* 0 = 2,000; from one address half of it, unless listen is loopback */
+    int idle_seconds;               /* a connection on which nothing moves is closed; 0 = 60 */
     int max_event_readers;          /* 0 = 256 */
     int request_threads;            /* 0 = 4 */
 };

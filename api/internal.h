@@ -162,6 +162,7 @@ struct dd_request {
     bool idempotency_claimed;
 
     bool failed, counted;
+    bool close; /* after the answer */
     struct dd_problem problem;
     char allow[64]; /* Allow of a 405 */
 
@@ -173,6 +174,8 @@ struct dd_request {
     int status;
     uint64_t response_bytes;
 };
+
+struct dd_connection;
 
 struct dd_api {
     struct dd_api_config config; /* strings owned, defaults filled in */
@@ -191,6 +194,7 @@ struct dd_api {
     struct dd_events *events;
     struct dd_access *access;
     struct dd_latency *latency;
+    struct dd_connection *open; /* HTTP thread alone */
     pthread_mutex_t claims_lock;
     struct dd_request *claims; /* Idempotency-Keys whose requests run now; under claims_lock */
     pthread_t timer;
@@ -337,6 +341,14 @@ void dd_events_stop(struct dd_events *events);    /* ends all streams, takes no 
 void dd_events_end_all(struct dd_events *events); /* ends all streams; who may come back does */
 int dd_events_readers(struct dd_events *events);
 uint64_t dd_events_bytes_sent(const struct dd_events *events);
+
+/* --- connections (connections.c) ------------------------------------------------------------------------------------
+ */
+
+void dd_connection_notify(void *api, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode what);
+/* DD_BUSY or DD_TOO_MANY where there are too many connections, and closes this one after the answer. */
+enum dd_status dd_connection_check(struct dd_request *request) DD_MUST_CHECK;
 
 /* --- latency (latency.c) --------------------------------------------------------------------------------------------
  */

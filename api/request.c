@@ -183,6 +183,9 @@ static enum dd_status check_head(struct dd_request *request, bool *ret_has_body)
     *ret_has_body = h->transfer_encoding != NULL ||
                     (h->content_length != NULL && dd_text_int(h->content_length, &length) && length > 0);
     enum dd_status status = split_target(request);
+    if (status == DD_OK) {
+        status = dd_connection_check(request);
+    }
     if (status == DD_OK && !dd_headers_whole(h)) {
         status = dd_request_fail(request, DD_NO_MEMORY, "out_of_memory", "out of memory");
     }

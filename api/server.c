@@ -18,8 +18,8 @@
 #include "api/internal.h"
 
 #define CONNECTION_MEMORY_BYTES (64u << 10) /* request line, headers and buffers of one connection */
-#define CONNECTION_TIMEOUT_S 60u
-#define LISTEN_BACKLOG 512
+#define REFUSALS 64                         /* connections over the limit that are told so at a time (connections.c) */
+#define LISTEN_BACKLOG 4096 /* a burst of as many as may connect must not be left to retry, a second later */
 
 /* --- configuration ------------------------------------------------------------------------------------------------ */
 
@@ -96,7 +96,8 @@ static enum dd_status copy_config(struct dd_api *api, const struct dd_api_config
     own->hosts = NULL;
     own->max_json_bytes = config->max_json_bytes != 0 ? config->max_json_bytes : (size_t)1 << 20;
     own->max_upload_bytes = config->max_upload_bytes != 0 ? config->max_upload_bytes : (uint64_t)4 << 30;
-    own->max_connections = config->max_connections != 0 ? config->max_connections : 1100;
+    own->max_connections = config->max_connections != 0 ? config->max_connections : 2000;
+    own->idle_seconds = config->idle_seconds != 0 ? config->idle_seconds : 60;
     own->max_event_readers = config->max_event_readers != 0 ? config->max_event_readers : 256;
     own->request_threads = config->request_threads != 0 ? config->request_threads : 4;
     size_t count = 0;
@@ -199,14 +200,6 @@ static void log_mhd(void *context, const char *fmt, va_list args) {
     dd_log(DD_LOG_DEBUG, "http", "%s", text);
 }
 
-static void count_connection(void *context, struct MHD_Connection *connection, void **socket_context,
-                             enum MHD_ConnectionNotificationCode what) {
-    (void)connection;
-    (void)socket_context;
-    struct dd_api *api = context;
-    api->connections += what == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1;
-}
-
 /* Names are decoded by us, from the raw target: libmicrohttpd would decode a slash before the path is split. */
 static size_t keep_escapes(void *context, struct MHD_Connection *connection, char *text) {
     (void)context;
@@ -218,9 +211,7 @@ static enum dd_status start_mhd(struct dd_api *api, struct dd_error *err) {
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     flags |= strchr(api->listen_host, ':') != NULL ? MHD_USE_IPv6 : 0;
     flags |= api->tls != NULL ? MHD_USE_TLS : 0;
-    /* On loopback every client has one address, so a limit a peer would be a limit for all. */
-    unsigned most = (unsigned)api->config.max_connections;
-    unsigned per_peer = api->listen_loopback ? 0 : DD_MAX(most / 2, 1u);
+    unsigned most = (unsigned)api->config.max_connections + REFUSALS;
     struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, NULL},
         {MHD_OPTION_END, 0, NULL},
@@ -228,14 +219,13 @@ static enum dd_status start_mhd(struct dd_api *api, struct dd_error *err) {
     gnutls_certificate_retrieve_function2 *retrieve = dd_tls_retrieve;
     memcpy(&tls[0].ptr_value, &retrieve, sizeof retrieve); /* C has no cast from a function to void * */
     struct MHD_OptionItem no_tls[] = {{MHD_OPTION_END, 0, NULL}};
-    api->mhd = MHD_start_daemon(flags, 0, NULL, NULL, dd_request_handle, api, MHD_OPTION_EXTERNAL_LOGGER, log_mhd, NULL,
-                                MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_CONNECTION_LIMIT, most,
-                                MHD_OPTION_PER_IP_CONNECTION_LIMIT, per_peer, MHD_OPTION_CONNECTION_TIMEOUT,
-                                CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                                (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_URI_LOG_CALLBACK, dd_request_begin, api,
-                                MHD_OPTION_NOTIFY_COMPLETED, dd_request_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
-                                count_connection, api, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-                                MHD_OPTION_ARRAY, api->tls != NULL ? tls : no_tls, MHD_OPTION_END);
+    api->mhd = MHD_start_daemon(
+        flags, 0, NULL, NULL, dd_request_handle, api, MHD_OPTION_EXTERNAL_LOGGER, log_mhd, NULL,
+        MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)api->config.idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES,
+        MHD_OPTION_URI_LOG_CALLBACK, dd_request_begin, api, MHD_OPTION_NOTIFY_COMPLETED, dd_request_completed, api,
+        MHD_OPTION_NOTIFY_CONNECTION, dd_connection_notify, api, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+        MHD_OPTION_ARRAY, api->tls != NULL ? tls : no_tls, MHD_OPTION_END);
     if (api->mhd == NULL) {
         return dd_fail(err, DD_IO, "http_start_failed", "the HTTP server cannot start");
     }

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -84,7 +85,10 @@ static enum dd_status start_api(struct dd_daemon *daemon, const char *listen, st
                                          .tls_cert = o->tls_cert,
                                          .tls_key = o->tls_key,
                                          .upload_dir = uploads,
-                                         .max_upload_bytes = (uint64_t)o->max_upload_bytes};
+                                         .max_upload_bytes = (uint64_t)o->max_upload_bytes,
+                                         .max_connections = (int)o->max_connections,
+                                         .max_event_readers = (int)o->max_event_readers,
+                                         .idle_seconds = (int)o->idle_seconds};
     struct dd_api_ops ops;
     struct dd_api *api;
     dd_service_fill(daemon, &ops);
@@ -92,6 +96,15 @@ static enum dd_status start_api(struct dd_daemon *daemon, const char *listen, st
     if (status == DD_OK)
         atomic_store(&daemon->api, api);
     return status;
+}
+
+/* A shell's usual 1,024 descriptors are fewer than the connections that are allowed. */
+static void raise_descriptors(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files); /* where it is refused, accepting more waits */
+    }
 }
 
 static enum dd_status start(struct dd_daemon *daemon, const char *listen, struct dd_error *err) {
@@ -153,6 +166,7 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptors();
     mallopt(M_ARENA_MAX, 4); /* many threads, few of them busy: less memory is left lying in arenas */
     log_setup(options);
     daemon.options = options;

@@ -33,6 +33,7 @@ struct dd_options { /* strings are owned; NULL where there is none */
     char *hosts[DD_OPTION_LIST_MAX + 1];
     int64_t workers, threads;                     /* 0: by the number of cores */
     int64_t memory_limit_bytes, max_upload_bytes; /* 0: a share of what the machine has; the api's default */
+    int64_t max_connections, max_event_readers, idle_seconds;
     int64_t checkpoint_seconds;
     char *url, *out, *status, *query;
     char *dataset, *texts, *split, *preset;
