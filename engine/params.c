@@ -14,6 +14,7 @@
 #include "engine/int8.h"
 #include "engine/nn.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -252,6 +253,7 @@ enum dd_status dd_params_new_projected(const struct dd_bert_config *config, int 
 
 void dd_params_expect_few_words(struct dd_params *params) {
     const struct dd_tensor *word = dd_params_find(params, "bert.embeddings.word_embeddings.weight");
+    assert(word != NULL);
     dd_slab_sparse(params->slab + word->offset, word->count * sizeof *params->slab);
 }
 
