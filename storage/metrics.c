@@ -41,8 +41,9 @@ static const size_t epoch_reals[] = {
     offsetof(struct dd_epoch_row, dev_ce),
 };
 
-static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_epoch_row *epoch, struct dd_error *err) {
-    struct db_query query = db_query_start(
+/* When and in which attempt it was recorded first comes back in *epoch. */
+static enum dd_status put_epoch_row(struct db *db, int64_t id, struct dd_epoch_row *epoch, struct dd_error *err) {
+    DB_QUERY query = db_query_start(
         db,
         "INSERT INTO epochs (experiment_id, epoch, is_best, recorded_ms, rollback, rollback_to, attempt, " EPOCH_REALS
         ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -53,7 +54,8 @@ static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_e
         " excluded.weighted_precision, excluded.weighted_recall, excluded.weighted_f1,"
         " excluded.teacher_agreement, excluded.lr, excluded.seconds, excluded.elapsed_seconds,"
         " excluded.tokens_per_second, excluded.train_hidden, excluded.train_cls,"
-        " excluded.train_attention, excluded.train_relation, excluded.dev_kl, excluded.dev_ce)");
+        " excluded.train_attention, excluded.train_relation, excluded.dev_kl, excluded.dev_ce)"
+        " RETURNING recorded_ms, attempt");
     db_bind_int(&query, id);
     db_bind_int(&query, epoch->epoch);
     db_bind_int(&query, epoch->is_best);
@@ -66,7 +68,14 @@ static enum dd_status put_epoch_row(struct db *db, int64_t id, const struct dd_e
         memcpy(&value, (const char *)epoch + epoch_reals[i], sizeof value);
         db_bind_real(&query, value);
     }
-    return db_query_run(&query, NULL, err);
+    bool row = false;
+    enum dd_status status = db_query_next(&query, &row, err);
+    if (status == DD_OK && row) {
+        epoch->recorded_ms = db_column_int(&query, 0);
+        epoch->attempt = (int)db_column_int(&query, 1);
+        status = db_query_next(&query, &row, err); /* to the end: a run that is gone shows there */
+    }
+    return status;
 }
 
 static enum dd_status put_steps(struct db *db, int64_t id, const struct dd_step_row *steps, size_t n_steps,
@@ -126,7 +135,7 @@ static enum dd_status put_epoch_summary(struct db *db, int64_t id, const struct 
     return status;
 }
 
-enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, const struct dd_epoch_row *epoch,
+enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, struct dd_epoch_row *epoch,
                                     const struct dd_prediction_set *dev, const struct dd_step_row *steps,
                                     size_t n_steps, bool *ret_stop, struct dd_error *err) {
     DD_CLEANUP(db_blobs_release) struct db_blobs blobs = {0};

@@ -167,8 +167,9 @@ struct dd_prediction_set {
 void dd_prediction_set_release(struct dd_prediction_set *set);
 /* One transaction: the steps, the epoch (INSERT OR REPLACE by number), its predictions, epochs_done, best and last of
  * the experiment, and what its sweep decides on that.  *ret_stop (may be NULL): that the run stops here; it counts as
- * asked to pause then. */
-enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, const struct dd_epoch_row *epoch,
+ * asked to pause then.  Of an epoch that is told again, epoch->recorded_ms and ->attempt become those of the first
+ * time. */
+enum dd_status dd_storage_epoch_put(struct dd_storage *storage, int64_t id, struct dd_epoch_row *epoch,
                                     const struct dd_prediction_set *dev, const struct dd_step_row *steps,
                                     size_t n_steps, bool *ret_stop, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_steps_put(struct dd_storage *storage, int64_t id, const struct dd_step_row *steps,

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { Daemon, shared, tinyTeacher, topics, waitFor } from '../e2e/daemon.mjs';
-import { axeSource, launch, noBrowser } from './browser.mjs';
+import { launch, noBrowser } from './browser.mjs';
 
 const skip = noBrowser;
 const headlines = join(shared, 'data/headlines3');
@@ -271,55 +271,6 @@ test('a restart of the daemon in mid-run: a badge meanwhile, one unbroken curve 
     await own.discard();
   }
 });
-
-test(
-  'every page, in both languages and themes, wide and narrow: no fault and nothing that axe finds',
-  { skip },
-  async () => {
-    const paths = [
-      '/',
-      `/runs/${teacherId}`,
-      `/runs/${teacherId}?tab=predictions`,
-      `/runs/${teacherId}?tab=spec`,
-      `/runs/${teacherId}?tab=log`,
-      `/compare?ids=${teacherId},${teacherId + 1}`,
-      '/datasets',
-      '/datasets/news',
-      '/models',
-      '/models/teacher',
-      '/models/teacher-int8',
-      '/new?dataset=news&teacher=teacher',
-      '/system',
-    ];
-    const looks = [
-      { colorScheme: 'light', locale: 'en-US' },
-      { colorScheme: 'dark', locale: 'zh-CN', viewport: { width: 390, height: 844 } },
-    ];
-    const found = [];
-    for (const look of looks) {
-      const context = await browser.context({ ...look, bypassCSP: true }); // axe is put in by script
-      for (const path of paths) {
-        const page = await browser.open(daemon.url + path, { context });
-        await page.waitForSelector('.page');
-        await page.waitForTimeout(900);
-        await page.addScriptTag({ content: axeSource() });
-        const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
-        for (const v of violations)
-          found.push(
-            `${look.locale} ${path}: ${v.id} ${v.nodes
-              .slice(0, 3)
-              .map((n) => `${n.target} ${n.failureSummary}`)
-              .join(' | ')}`,
-          );
-        for (const fault of page.faults) found.push(`${look.locale} ${path}: ${fault}`);
-        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        if (wide > 0) found.push(`${look.locale} ${path}: ${wide} px wider than the window`);
-        await page.close();
-      }
-    }
-    assert.deepEqual(found, []);
-  },
-);
 
 test(
   'the first paint does not wait for the chart library, and the policy forbids inline script',

@@ -46,3 +46,9 @@ export function firstPath(pathname, search) {
   if (page === 'compare' && comparedIds(params).length) return comparePath(comparedIds(params), comparedSeries(params));
   return null;
 }
+
+/** Whether the first thing to see on the page is a chart. */
+export function drawsCharts(pathname, search) {
+  const [page, id] = pathname.split('/').filter(Boolean);
+  return (page === 'runs' && Boolean(id)) || (page === 'compare' && comparedIds(new URLSearchParams(search)).length > 0);
+}

@@ -72,7 +72,7 @@ static int64_t insert(const char *spec, const char *name) {
 }
 
 static void put_epoch(int64_t id, int epoch, double f1) {
-    const struct dd_epoch_row row = {.epoch = epoch,
+    struct dd_epoch_row row = {.epoch = epoch,
                                      .train_loss = 1.0 / epoch,
                                      .train_kl = NAN,
                                      .train_ce = 0.5,

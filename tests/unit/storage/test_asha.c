@@ -32,7 +32,7 @@ static bool put_epoch(struct game *game, int64_t id, int epoch) {
     struct fixture *f = game->f;
     double final = game->score[id - game->first];
     bool stop = false;
-    const struct dd_epoch_row row = {.epoch = epoch, .macro_f1 = final - 0.1 / epoch, .accuracy = NAN, .is_best = true};
+    struct dd_epoch_row row = {.epoch = epoch, .macro_f1 = final - 0.1 / epoch, .accuracy = NAN, .is_best = true};
     assert_ok(f, dd_storage_epoch_put(f->storage, id, &row, NULL, NULL, 0, &stop, &f->err));
     game->epochs_played++;
     return stop;
@@ -161,7 +161,7 @@ static void test_a_refused_epoch_decides_nothing(void **state) {
     int64_t id = claim(game.f);
     raw_sql(game.f, "CREATE TRIGGER broken BEFORE INSERT ON run_log WHEN new.message LIKE '%reached%' BEGIN"
                     " SELECT raise(ABORT, 'no'); END");
-    const struct dd_epoch_row row = {.epoch = 1, .macro_f1 = 0.5};
+    struct dd_epoch_row row = {.epoch = 1, .macro_f1 = 0.5};
     bool stop = false;
     assert_int_not_equal(dd_storage_epoch_put(game.f->storage, id, &row, NULL, NULL, 0, &stop, &game.f->err), DD_OK);
     assert_false(stop);

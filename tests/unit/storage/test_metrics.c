@@ -84,6 +84,7 @@ static void test_attempt_stays(void **state) {
         struct dd_epoch_row row = epoch_row(told[i][0], 0.5, true);
         row.attempt = told[i][1];
         assert_ok(f, dd_storage_epoch_put(f->storage, id, &row, NULL, NULL, 0, NULL, &f->err));
+        assert_int_equal(row.attempt, i < 3 ? 1 : 2); /* what is told on is what is kept */
     }
     assert_ok(f, dd_storage_epochs_get(f->storage, id, 0, &rows, &count, &f->err));
     assert_int_equal(count, 3);

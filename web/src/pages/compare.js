@@ -16,6 +16,9 @@ import { smooth } from '../smooth.js';
 import { leadTable } from './lead.js';
 import { confusionDifference, differs, flatten, parallelOf, seedGroups } from './compare-parts.js';
 
+/** When the browser has nothing more urgent to do, such as the charts. */
+const later = (fn) => (window.requestIdleCallback ?? setTimeout)(fn);
+
 export function mount(root) {
   let ids = [];
   let offs = [];
@@ -535,8 +538,11 @@ export function mount(root) {
       );
     }
     redraw();
-    drawConfusion();
-    drawLead();
+    later(() => {
+      if (!root.isConnected || asked !== shownIds) return;
+      drawConfusion();
+      drawLead();
+    });
   }
 
   /** All runs and the columns in view, in one call; a run that is gone is left out and said. */
@@ -574,15 +580,17 @@ export function mount(root) {
     title: () => t('nav.compare'),
     update({ params }) {
       const wanted = params.get('ids') ?? '';
-      if (wanted !== shownIds) {
-        shownIds = wanted;
+      const vs = `${params.get('vs')}|${params.get('base')}`;
+      const [sameRuns, sameVs] = [wanted === shownIds, vs === shownVs];
+      [shownIds, shownVs] = [wanted, vs];
+      if (!sameRuns) {
         ids = comparedIds(params);
         if (!ids.length) suggest();
         begin();
-      } else redraw();
-      const vs = `${params.get('vs')}|${params.get('base')}`;
-      if (vs !== shownVs && ids.length) {
-        shownVs = vs;
+        return;
+      }
+      redraw();
+      if (!sameVs && ids.length) {
         drawConfusion();
         drawLead();
       }
