@@ -34,7 +34,8 @@ const scores = (page) => page.locator('table.data.wide').first();
 /** The table twin of the first chart: [[header…], [cell…]…]. */
 async function firstTwin(page) {
   const panel = page.locator('.chart-panel').first();
-  if (await panel.locator('.twin').isHidden()) await panel.getByRole('button', { name: 'Table' }).click();
+  const button = panel.getByRole('button', { name: 'Table' });
+  if ((await button.getAttribute('aria-pressed')) === 'false') await button.click(); // a link may have it open
   await panel.locator('.twin tbody tr').first().waitFor();
   return panel.locator('.twin tr').evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
 }

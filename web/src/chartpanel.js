@@ -14,8 +14,10 @@ const NAMED_MARKS = 8;
  * Answers {element, ask, now, stop}: ask() redraws within a second, now() at once.
  */
 export function chartPanel(options) {
+  let shownTable = options.table?.() ?? false;
   const canvas = h('div', {
     class: 'chart',
+    hidden: shownTable,
     tabindex: '0',
     role: 'img',
     'aria-label': options.title,
@@ -25,10 +27,10 @@ export function chartPanel(options) {
   const summary = h('p', { class: 'chart-summary' });
   const marks = h('p', { class: 'chart-marks', hidden: true });
   const legend = h('div', { class: 'legend' });
-  const twin = h('div', { class: 'twin', tabindex: '0', role: 'region', 'aria-label': options.title, hidden: true });
+  const twin = h('div', { class: 'twin', tabindex: '0', role: 'region', 'aria-label': options.title, hidden: !shownTable });
   const tableButton = h(
     'button',
-    { type: 'button', class: 'quiet', 'aria-pressed': 'false', onclick: toggleTable },
+    { type: 'button', class: 'quiet', 'aria-pressed': String(shownTable), onclick: toggleTable },
     t('chart.table'),
   );
   const element = h(
@@ -55,7 +57,6 @@ export function chartPanel(options) {
   );
   let chart = null;
   let loading = null;
-  let shownTable = options.table?.() ?? false;
 
   const drawing = redrawer(element, draw);
 
