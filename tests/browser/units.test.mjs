@@ -70,6 +70,20 @@ test('smoothing keeps a constant, keeps gaps, starts unbiased, and does not depe
     if (x > 400) assert.ok(Math.abs(v - dense.get(x)) < 0.02, `at ${x}: ${v} and ${dense.get(x)}`);
 });
 
+test('averages that came with rows are carried on by the rows that follow, and not by those that replace', async () => {
+  const { Columns } = await load('columns.js');
+  const { smooth } = await load('smooth.js');
+  const y = [3, 1, null, 4, 1, 5];
+  const x = y.map((_, i) => 2 * i + 1);
+  const all = smooth(x, y, 3);
+  const rows = Columns.of('step', x.slice(0, 2).map((step, i) => ({ step, loss: y[i], smooth: { loss: all[i] } })), { reduced: true, tau: 3 });
+  x.slice(2).forEach((step, i) => rows.add({ step, loss: y[i + 2] }));
+  rows.add({ step: 1, loss: 9 });
+  assert.deepEqual(rows.averages('loss', 3), all);
+  assert.equal(rows.averages('loss', 4), null, 'these are of another tau');
+  assert.deepEqual(rows.keysBetween(x, 4, 8), [3, 9]);
+});
+
 test('thinning keeps the ends, the extremes and the gaps, in order and within the limit', async () => {
   const { thin } = await load('smooth.js');
   const y = Array.from({ length: 10000 }, (_, i) => Math.sin(i / 50));

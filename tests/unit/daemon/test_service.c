@@ -73,14 +73,14 @@ static int64_t insert(const char *spec, const char *name) {
 
 static void put_epoch(int64_t id, int epoch, double f1) {
     struct dd_epoch_row row = {.epoch = epoch,
-                                     .train_loss = 1.0 / epoch,
-                                     .train_kl = NAN,
-                                     .train_ce = 0.5,
-                                     .accuracy = f1,
-                                     .macro_f1 = f1,
-                                     .teacher_agreement = NAN,
-                                     .recorded_ms = 1000,
-                                     .is_best = epoch == 2};
+                               .train_loss = 1.0 / epoch,
+                               .train_kl = NAN,
+                               .train_ce = 0.5,
+                               .accuracy = f1,
+                               .macro_f1 = f1,
+                               .teacher_agreement = NAN,
+                               .recorded_ms = 1000,
+                               .is_best = epoch == 2};
     int32_t labels[2] = {0, 1};
     float scores[2] = {0.5f, 0.75f};
     const struct dd_prediction_set set = {.n = 2, .label = labels, .score = scores};
