@@ -294,7 +294,7 @@ static void test_weighted_mean_is_over_the_epoch(void **state) {
         for (int k = 0; k < 2; k++) {
             struct variant still = {.task = tasks[t], .optimizer = DD_OPTIMIZER_SGD, .set = set_weights};
             struct attempt attempt;
-            char run[32];
+            char run[40];
             snprintf(run, sizeof run, "weighted-%d-%d", t, k);
             attempt_init(&attempt, &still, run, 0);
             attempt.spec.epochs = 1;
