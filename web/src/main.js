@@ -37,7 +37,8 @@ let current = null; // {key, page}
 // ---- header ----
 const badge = h('button', { type: 'button', class: 'line-state', onclick: retryStream });
 const badgeText = h('span', { role: 'status' });
-const queueText = h('a', { class: 'queue num', href: href(['runs'], { status: 'running,queued', sort: 'queue' }) });
+// Hidden until it says something: a link without text is one that a screen reader cannot name.
+const queueText = h('a', { class: 'queue num', hidden: true, href: href(['runs'], { status: 'running,queued', sort: 'queue' }) });
 
 function drawHeader() {
   const { parts } = route();
@@ -121,6 +122,7 @@ const drawQueue = debounce(async () => {
     const { queue } = await get('system');
     if (!queue) return;
     setText(queueText, t('header.queue', { running: queue.running ?? 0, queued: queue.queued ?? 0 }));
+    queueText.hidden = false;
   } catch {
     // the badge says that the daemon is away
   }
