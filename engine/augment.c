@@ -6,6 +6,8 @@
  *
  *   splice   with its probability: the first half of the row's words, then the second half of those of another row of
  *            the same class, cut to max_length where that is too long
+ *   replace  each word with its probability: each of its pieces becomes one of its nearest in the teacher's embeddings
+ *            (neighbours.c), as TinyBERT (Jiao et al. 2020) replaces words
  *   mask     each word with its probability: all its pieces become [MASK]
  *   n-gram   with its probability: only n words behind one another stay, n from 1 to 5
  *
@@ -24,7 +26,16 @@
 #define ROWS_BETWEEN_LOOKS 4096 /* at the request to stop */
 
 /* Indices into a copy's stream of random numbers. */
-enum { DRAW_SPLICE, DRAW_PARTNER, DRAW_NGRAM, DRAW_LENGTH, DRAW_PLACE, DRAW_WORDS = 8 };
+enum {
+    DRAW_SPLICE,
+    DRAW_PARTNER,
+    DRAW_NGRAM,
+    DRAW_LENGTH,
+    DRAW_PLACE,
+    DRAW_WORDS = 8,          /* and on: whether a word is masked */
+    DRAW_REPLACED = 1 << 20, /* and on: whether a word is replaced */
+    DRAW_NEIGHBOUR = 1 << 21 /* and on: by which neighbour a piece is */
+};
 
 struct text { /* one side of a row, without [CLS] and [SEP] */
     const int32_t *ids;
@@ -108,6 +119,28 @@ static void cut_to_fit(struct maker *maker, int sides) {
     }
     while (maker->n_side[0] + maker->n_side[1] > room) {
         maker->n_side[maker->n_side[0] > maker->n_side[1] ? 0 : 1]--;
+    }
+}
+
+static void replace_words(struct maker *maker, const struct dd_stream *stream, int side) {
+    const struct dd_neighbours *near = maker->how->near;
+    int32_t *ids = maker->sides[side];
+    if (maker->how->replace <= 0.0) {
+        return;
+    }
+    int words = find_words(maker, (struct text){ids, maker->n_side[side]});
+    for (int w = 0; w < words; w++) {
+        if (uniform(stream, (uint64_t)DRAW_REPLACED + (uint64_t)w) >= maker->how->replace) {
+            continue;
+        }
+        for (int t = maker->words[w]; t < maker->words[w + 1]; t++) {
+            int32_t place = near->place[ids[t]];
+            uint64_t count = place < 0 ? 0 : near->count[place];
+            if (count > 0) {
+                uint64_t drawn = dd_random_below(stream, (uint64_t)DRAW_NEIGHBOUR + (uint64_t)t, count);
+                ids[t] = near->near[(size_t)place * DD_NEIGHBOURS + drawn];
+            }
+        }
     }
 }
 
@@ -195,6 +228,7 @@ static enum dd_status make_copy(struct maker *maker, uint32_t row, int copy, str
     for (int side = 0; side < sides; side++) {
         stream.tensor = (uint32_t)copy * 2 + (uint32_t)side;
         if (changes[side]) {
+            replace_words(maker, &stream, side);
             keep_ngram(maker, &stream, side, mask_words(maker, &stream, side));
         }
     }

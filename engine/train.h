@@ -99,14 +99,29 @@ void dd_infer_bounds(const struct dd_packed *packed, int *ret_tokens, int *ret_s
 /* Row by row: the label of the largest logit (the first on ties) and its softmax probability.  score may be NULL. */
 void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label, float *score);
 
-/* --- more rows from those there are (augment.c) ------------------------------------------------------------------ */
+/* --- more rows from those there are (augment.c, neighbours.c) ---------------------------------------------------- */
+
+#define DD_NEIGHBOURS 10 /* of a word */
+/* For each of the words that rows use, the nearest of the vocabulary, best first; see neighbours.c. */
+struct dd_neighbours {
+    int words;
+    int32_t *place; /* [vocabulary]: index of the word below, or -1 */
+    int32_t *near;  /* [words, DD_NEIGHBOURS], ids */
+    uint8_t *count; /* [words]: how many it has */
+};
+/* embeddings [vocab, hidden]; the ids of packed are < vocab.  Errors: DD_NO_MEMORY. */
+enum dd_status dd_neighbours_find(const struct dd_packed *packed, const struct dd_tokenizer *tokenizer,
+                                  const float *embeddings, int vocab, int hidden, struct dd_team *team,
+                                  struct dd_neighbours *ret, struct dd_error *err) DD_MUST_CHECK;
+void dd_neighbours_release(struct dd_neighbours *neighbours);
 
 struct dd_augment {
     const struct dd_tokenizer *tokenizer;
     int max_length;
     uint64_t seed;
-    int copies;                 /* of each row */
-    double mask, ngram, splice; /* probabilities */
+    int copies;                          /* of each row */
+    double replace, mask, ngram, splice; /* probabilities */
+    const struct dd_neighbours *near;    /* needed where replace > 0 */
 };
 /* Appends copies × rows rows, all copies 1 of rows 0 … rows - 1 first, without labels (-1); rows ≤ packed->rows.  Row
  * and copy alone decide what is made (and the rows of the same class, for splice).  Errors: DD_INVALID

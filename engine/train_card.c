@@ -156,8 +156,9 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
         dd_buffer_printf(out, "| unlabelled rows | %u |\n", run->n_unlabelled);
     }
     if (run->n_augmented > 0) {
-        dd_buffer_printf(out, "| augmented rows | %u: %d of each; mask %g, n-gram %g, splice %g |\n", run->n_augmented,
-                         spec->augment, spec->augment_mask, spec->augment_ngram, spec->augment_splice);
+        dd_buffer_printf(out, "| augmented rows | %u: %d of each; replace %g, mask %g, n-gram %g, splice %g |\n",
+                         run->n_augmented, spec->augment, spec->augment_replace, spec->augment_mask,
+                         spec->augment_ngram, spec->augment_splice);
     }
     if (spec->task == DD_TASK_DISTILL) {
         put_from_to(out, "T", spec->loss == DD_LOSS_MSE ? NAN : spec->temperature, spec->temperature_end);

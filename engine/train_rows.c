@@ -29,14 +29,28 @@ static enum dd_status pack(struct dd_run *run, const struct dd_split_rows *rows,
 
 static enum dd_status augment(struct dd_run *run, struct dd_error *err) {
     const struct dd_spec *spec = run->spec;
+    struct dd_neighbours near = {0};
+    if (spec->augment_replace > 0.0) {
+        const struct dd_model *teacher = run->input->base;
+        const struct dd_tensor *words = dd_params_find(teacher->params, "bert.embeddings.word_embeddings.weight");
+        enum dd_status status = dd_neighbours_find(
+            &run->train, run->student->tokenizer, teacher->params->slab + words->offset,
+            teacher->info.config.vocab_size, teacher->info.config.hidden_size, run->team, &near, err);
+        if (status != DD_OK) {
+            return status;
+        }
+    }
     const struct dd_augment how = {.tokenizer = run->student->tokenizer,
                                    .max_length = spec->max_length,
                                    .seed = spec->seed,
                                    .copies = spec->augment,
                                    .mask = spec->augment_mask,
                                    .ngram = spec->augment_ngram,
-                                   .splice = spec->augment_splice};
+                                   .splice = spec->augment_splice,
+                                   .replace = spec->augment_replace,
+                                   .near = &near};
     enum dd_status status = dd_packed_augment(&run->train, run->n_labelled, &how, run->input->cancel, err);
+    dd_neighbours_release(&near);
     if (status == DD_OK) {
         dd_run_log(run, DD_LOG_INFO, "made %d %s of each of %u rows, to be labelled by the teacher", spec->augment,
                    spec->augment == 1 ? "copy" : "copies", run->n_labelled);

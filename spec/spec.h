@@ -78,7 +78,7 @@ struct dd_spec {
     double alpha;                                       /* share of the KL term */
     enum dd_flag unlabelled;                            /* train on that split too */
     int augment;                                        /* copies of each training row; 0: none */
-    double augment_mask, augment_ngram, augment_splice; /* probabilities; unset without copies */
+    double augment_mask, augment_ngram, augment_splice, augment_replace; /* probabilities; unset without copies */
     double hidden_weight, cls_weight;                   /* of the matching of inner states; 0: off */
     double attention_weight, relation_weight;           /* of the matching of how tokens relate; 0: off */
     int relation_heads;                                 /* unset without relation_weight */

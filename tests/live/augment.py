@@ -1,9 +1,13 @@
 """The augmentation of Tang et al. (2019) as engine/augment.c documents it, written again from that description: what
 the engine makes is compared with this, not with itself."""
 
+import torch
+
 MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 PURPOSE = 6
 SPLICE, PARTNER, NGRAM, LENGTH, PLACE, WORDS = 0, 1, 2, 3, 4, 8
+REPLACED, NEIGHBOUR = 1 << 20, 1 << 21
+NEIGHBOURS = 10
 
 
 def philox(counter, key):
@@ -47,7 +51,47 @@ def words_of(ids, tokenizer):
     return words
 
 
-def copy_of(row, copy, rows, labels, spec, tokenizer, max_length):
+def kind_of(token):
+    if token == "" or (token.startswith("[") and token.endswith("]") and len(token) > 2):
+        return None
+    return "piece" if token.startswith("##") and len(token) > 2 else "word"
+
+
+class Neighbours:
+    """The nearest words by cosine of the teacher's word embeddings [vocabulary, hidden], among those of one kind."""
+
+    def __init__(self, embeddings, tokenizer):
+        self.unit = torch.nn.functional.normalize(embeddings.detach().double(), dim=1)
+        self.kinds = [kind_of(token) for token in tokenizer.convert_ids_to_tokens(range(len(embeddings)))]
+        self.fits = {kind: torch.tensor([k == kind for k in self.kinds]) for kind in ("word", "piece")}
+        self.known = {}
+
+    def of(self, id_):
+        if id_ not in self.known and self.kinds[id_] is None:
+            self.known[id_] = []
+        if id_ not in self.known:
+            scores = (self.unit @ self.unit[id_]).masked_fill(~self.fits[self.kinds[id_]], -1)
+            scores[id_] = -1
+            best, near = scores.topk(NEIGHBOURS)
+            self.known[id_] = [i for i, score in zip(near.tolist(), best.tolist()) if score > 0]
+        return self.known[id_]
+
+
+def replaced(words, draws, spec, neighbours):
+    out, at = [], 0
+    for i, word in enumerate(words):
+        pieces = list(word)
+        if draws.uniform(REPLACED + i) < spec.augment_replace:
+            for j, id_ in enumerate(word):
+                near = neighbours.of(id_)
+                if near:
+                    pieces[j] = near[draws.below(NEIGHBOUR + at + j, len(near))]
+        out.append(pieces)
+        at += len(word)
+    return out
+
+
+def copy_of(row, copy, rows, labels, spec, tokenizer, max_length, neighbours):
     draws = Draws(spec.seed, row, copy * 2)
     words = words_of(rows[row][1:-1], tokenizer)
     others = [r for r, label in enumerate(labels) if label == labels[row] and r != row]
@@ -56,6 +100,8 @@ def copy_of(row, copy, rows, labels, spec, tokenizer, max_length):
         head = words[: (len(words) + 1) // 2]
         ids = sum(head + tail[len(tail) - len(tail) // 2 :], [])[: max_length - 2]
         words = words_of(ids, tokenizer)
+    if spec.augment_replace > 0:
+        words = replaced(words, draws, spec, neighbours)
     masked = [
         [tokenizer.mask_token_id] * len(word) if draws.uniform(WORDS + i) < spec.augment_mask else word
         for i, word in enumerate(words)
@@ -67,10 +113,11 @@ def copy_of(row, copy, rows, labels, spec, tokenizer, max_length):
     return [rows[row][0], *sum(masked, []), rows[row][-1]]
 
 
-def copies(rows, labels, spec, tokenizer, max_length):
-    """All copies 1, then all copies 2 …, of single texts."""
+def copies(rows, labels, spec, tokenizer, max_length, embeddings):
+    """All copies 1, then all copies 2 …, of single texts; embeddings: the teacher's word embeddings."""
+    neighbours = Neighbours(embeddings, tokenizer)
     return [
-        copy_of(row, copy, rows, labels, spec, tokenizer, max_length)
+        copy_of(row, copy, rows, labels, spec, tokenizer, max_length, neighbours)
         for copy in range(spec.augment)
         for row in range(len(rows))
     ]

@@ -315,6 +315,7 @@ class Spec(ctypes.Structure):
         ("augment_mask", ctypes.c_double),
         ("augment_ngram", ctypes.c_double),
         ("augment_splice", ctypes.c_double),
+        ("augment_replace", ctypes.c_double),
         ("hidden_weight", ctypes.c_double),
         ("cls_weight", ctypes.c_double),
         ("attention_weight", ctypes.c_double),

@@ -203,7 +203,8 @@ class Reference:
         labels = [data.classes.index(label) for _, label in data.train]
         more = [self.ids(text) for text in data.unlabelled] if spec.unlabelled == le.FLAG_YES else []
         if spec.augment > 0:
-            more += augment.copies(self.rows, labels, spec, data.tokenizer, MAX_LENGTH)
+            embeddings = teacher.get_input_embeddings().weight
+            more += augment.copies(self.rows, labels, spec, data.tokenizer, MAX_LENGTH, embeddings)
         self.rows += more
         self.labels = torch.tensor(labels + [-1] * len(more))
         self.optimizer, self.scheduler = self.make_optimizer()
@@ -366,8 +367,9 @@ def test_distillation_follows_pytorch(data, teacher, optimizer, tmp_path):
         ({"unlabelled": le.FLAG_YES}, 54),
         ({"augment": 1, "augment_mask": 0.3, "augment_ngram": 0.5, "augment_splice": 0.5}, 84),
         ({"unlabelled": le.FLAG_YES, "augment": 1, "augment_mask": 0.1, "augment_ngram": 0.25}, 94),
+        ({"augment": 1, "augment_replace": 0.4, "augment_mask": 0.1, "augment_ngram": 0.25}, 84),
     ],
-    ids=["unlabelled", "augmented", "both"],
+    ids=["unlabelled", "augmented", "both", "replaced"],
 )
 def test_more_rows_follow_pytorch(data, teacher, fields, steps, tmp_path):
     """Unlabelled rows and augmented copies have the KL term only; augment.py makes the copies again, on its own."""
