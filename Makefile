@@ -17,7 +17,7 @@ FOLDERS := base spec engine storage api daemon
 
 WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wformat=2 \
         -Wpointer-arith -Wcast-qual -Wundef -Werror
-PKGS := libmicrohttpd gnutls libcjson sqlite3 libutf8proc libarchive zlib nettle libcurl
+PKGS := libmicrohttpd gnutls libcjson sqlite3 libutf8proc libarchive zlib nettle libxxhash libcurl
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE $(shell pkg-config --cflags $(PKGS) openblas 2>/dev/null)
 CFLAGS   += -std=gnu17 $(OPT) -g -fPIC -fno-omit-frame-pointer -fstack-protector-strong $(WARN) $(SAN)
 LDFLAGS  += $(SAN) -Wl,-z,relro,-z,now -Wl,--as-needed
@@ -243,8 +243,8 @@ bench-http: $(BUILD)/distilld ## answer times and what they cost a training: 1,0
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
-quality: $(BUILD)/distilld ## what a student keeps of its teacher, arm by arm: hours (QUALITY_SHORT=1: half an hour)
-	@BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality.mjs
+quality: $(BUILD)/distilld ## what a student keeps of its teacher, arm by arm: a night (QUALITY_SCALE=short: half an hour)
+	@BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality/run.mjs
 $(BUILD)/tests/bench/%: tests/bench/%.c $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
 	@mkdir -p $(@D)
 	$(call say,BENCH,$@)

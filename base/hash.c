@@ -1,10 +1,12 @@
-/* hash: SHA-256 (nettle, which uses the processor's SHA instructions where there are any), hex, comparison in constant
- * time, random bytes from the kernel. */
+/* hash: SHA-256 (nettle, which uses the processor's SHA instructions where there are any), XXH3 (libxxhash), hex,
+ * comparison in constant time, random bytes from the kernel. */
 #include <errno.h>
 #include <nettle/memops.h>
 #include <nettle/sha2.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
+#include <xxhash.h>
 
 #include "base/base.h"
 
@@ -37,6 +39,13 @@ void dd_sha256_bytes(const void *bytes, size_t count, uint8_t out[DD_SHA256_BYTE
     sha256_init(&context);
     sha256_update(&context, count, bytes);
     sha256_digest(&context, DD_SHA256_BYTES, out);
+}
+
+void dd_checksum_bytes(const void *bytes, size_t count, uint8_t out[DD_SHA256_BYTES]) {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, count));
+    memset(out, 0, DD_SHA256_BYTES);
+    memcpy(out, canonical.digest, sizeof canonical.digest);
 }
 
 void dd_hex(const uint8_t *bytes, size_t count, char *out) {

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/base.h"
 #include "base/internal.h"
@@ -27,11 +28,12 @@
 
 struct dd_writer {
     int fd;
-    bool hashed;
+    enum dd_writer_hash hash;
     bool committed;
     size_t pending; /* bytes in chunk */
     uint8_t *chunk; /* [CHUNK_BYTES] */
-    struct sha256_ctx hash;
+    struct sha256_ctx sha256;
+    XXH3_state_t *xxh3;      /* of DD_WRITER_XXH3, else NULL */
     struct dd_error failure; /* status DD_OK while all is well */
     char path[PATH_BYTES];
     char temporary[PATH_BYTES];
@@ -78,23 +80,27 @@ static enum dd_status open_temporary(struct dd_writer *writer, struct dd_error *
     return DD_OK;
 }
 
-enum dd_status dd_writer_open(const char *path, bool hashed, struct dd_writer **ret_writer, struct dd_error *err) {
+enum dd_status dd_writer_open(const char *path, enum dd_writer_hash hash, struct dd_writer **ret_writer,
+                              struct dd_error *err) {
     size_t len = strlen(path);
     if (len == 0 || len + SUFFIX_BYTES > PATH_BYTES) {
         return dd_fail_errno(err, len ? ENAMETOOLONG : ENOENT, "cannot write \"%.200s\"", path);
     }
     struct dd_writer *writer = dd_calloc(1, sizeof *writer);
     uint8_t *chunk = dd_calloc(CHUNK_BYTES, 1);
-    if (!writer || !chunk) {
+    XXH3_state_t *xxh3 = hash == DD_WRITER_XXH3 && !dd_failpoint("alloc") ? XXH3_createState() : NULL;
+    if (!writer || !chunk || (hash == DD_WRITER_XXH3 && (!xxh3 || XXH3_128bits_reset(xxh3) != XXH_OK))) {
         free(writer);
         free(chunk);
+        XXH3_freeState(xxh3);
         return dd_fail_memory(err, CHUNK_BYTES);
     }
     writer->fd = -1;
-    writer->hashed = hashed;
+    writer->hash = hash;
     writer->chunk = chunk;
+    writer->xxh3 = xxh3;
     memcpy(writer->path, path, len + 1);
-    sha256_init(&writer->hash);
+    sha256_init(&writer->sha256);
     enum dd_status status = open_temporary(writer, err);
     if (status != DD_OK) {
         dd_writer_free(writer);
@@ -129,8 +135,10 @@ enum dd_status dd_writer_write(struct dd_writer *writer, const void *bytes, size
     if (writer->committed) {
         return dd_fail(err, DD_INTERNAL, "writer_committed", "a write to %s after its commit", writer->path);
     }
-    if (writer->hashed) {
-        sha256_update(&writer->hash, count, bytes);
+    if (writer->hash == DD_WRITER_SHA256) {
+        sha256_update(&writer->sha256, count, bytes);
+    } else if (writer->hash == DD_WRITER_XXH3) {
+        XXH3_128bits_update(writer->xxh3, bytes, count);
     }
     const uint8_t *next = bytes;
     while (count > 0) {
@@ -155,9 +163,16 @@ enum dd_status dd_writer_write(struct dd_writer *writer, const void *bytes, size
     return DD_OK;
 }
 
-/* Of a writer that was opened without hashing: the digest of no bytes. */
+/* Of a plain writer: the SHA-256 of no bytes. */
 void dd_writer_digest(struct dd_writer *writer, uint8_t out[DD_SHA256_BYTES]) {
-    struct sha256_ctx so_far = writer->hash; /* asking finishes a hash, and more may be written */
+    if (writer->hash == DD_WRITER_XXH3) {
+        XXH128_canonical_t canonical;
+        XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(writer->xxh3));
+        memset(out, 0, DD_SHA256_BYTES);
+        memcpy(out, canonical.digest, sizeof canonical.digest);
+        return;
+    }
+    struct sha256_ctx so_far = writer->sha256; /* asking finishes a hash, and more may be written */
     sha256_digest(&so_far, DD_SHA256_BYTES, out);
 }
 
@@ -210,12 +225,13 @@ void dd_writer_free(struct dd_writer *writer) {
     }
     drop_temporary(writer);
     free(writer->chunk);
+    XXH3_freeState(writer->xxh3);
     free(writer);
 }
 
 enum dd_status dd_file_write_durable(const char *path, const void *bytes, size_t count, struct dd_error *err) {
     struct dd_writer *writer = NULL;
-    enum dd_status status = dd_writer_open(path, false, &writer, err);
+    enum dd_status status = dd_writer_open(path, DD_WRITER_PLAIN, &writer, err);
     if (status == DD_OK) {
         status = dd_writer_write(writer, bytes, count, err);
     }

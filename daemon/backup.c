@@ -240,7 +240,7 @@ static enum dd_status copy_file(const char *from, const char *to, const char *ex
     enum dd_status status = dd_mapping_open(from, &mapping, err);
     if (status != DD_OK)
         return status;
-    status = dd_writer_open(to, true, &writer, err);
+    status = dd_writer_open(to, DD_WRITER_SHA256, &writer, err);
     if (status == DD_OK)
         status = dd_writer_write(writer, mapping.bytes, mapping.len, err);
     if (status == DD_OK) {

@@ -8,7 +8,7 @@
  *
  *   offset size
  *        0    8  magic "DDCKPT\r\n"
- *        8    4  version, 3; of version 1 a file ends the head at 616 and has no average
+ *        8    4  version, 4; of version 1 a file ends the head at 616 and has no average
  *       12    4  E, bytes of the extension: 32, 80 or 136; 0, 48 or 104 in version 2; 0 in version 1
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
@@ -34,7 +34,8 @@
  *
  * Then 96 S steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds, tokens_per_second,
  * eta_seconds (f64); 4 D dev labels (i32); 4 D dev scores (f32); 4 P weights (f32); the further slabs: moments of what
- * is trained (4 (P − frozen)), average (4 P); 32 bytes, SHA-256 of all before.
+ * is trained (4 (P − frozen)), average (4 P); 32 bytes of checksum of all before: XXH3-128 (16, canonical, then zeros),
+ * up to version 3 SHA-256.
  *
  * A reader checks the length against the counts, then the checksum over the whole, and only then believes anything.
  */
@@ -45,7 +46,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define VERSION 3u
+#define VERSION 4u
 #define STATES_BYTES 48u /* extensions, by what they keep (enum dd_state_extent) */
 #define ALL_BYTES 104u
 #define STEP_BYTES 96u
@@ -249,7 +250,7 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
     status = dd_buffer_check(&head, err);
     struct dd_writer *writer = NULL;
     if (status == DD_OK) {
-        status = dd_writer_open(path, true, &writer, err);
+        status = dd_writer_open(path, DD_WRITER_XXH3, &writer, err);
     }
     if (status == DD_OK) {
         status = write_body(writer, &head, state, params, slabs, deadline_us, err);
@@ -421,7 +422,8 @@ static enum dd_status open_checked(const char *path, const struct dd_run_identit
     uint8_t layout[DD_SHA256_BYTES];
     struct head head = {0};
     dd_optimizer_slabs(optimizer, slabs);
-    enum dd_status status = dd_record_check(path, &cp->map, checkpoint_magic, HEAD_BYTES_1, VERSION, err);
+    enum dd_status status =
+        dd_record_check(path, &cp->map, checkpoint_magic, HEAD_BYTES_1, VERSION, DD_CHECKPOINT_XXH3, err);
     if (status == DD_OK) {
         status = dd_record_check_identity(path, cp->map.bytes + 16, identity, err);
     }

@@ -83,7 +83,7 @@ enum dd_status dd_split_writer_open(struct dd_split_writer *writer, const char *
     char path[PATH_BYTES];
     enum dd_status status = split_path(path, dir, split, err);
     if (!status) {
-        status = dd_writer_open(path, true, &writer->out, err);
+        status = dd_writer_open(path, DD_WRITER_SHA256, &writer->out, err);
     }
     if (!status) {
         status = dd_writer_write(writer->out, magic, sizeof magic, err);

@@ -81,7 +81,8 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
     if (status != DD_OK) {
         return status;
     }
-    status = dd_record_check(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION, err);
+    status = dd_record_check(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION,
+                             DD_FINISHED_XXH3, err);
     bool known = false;
     uint32_t extension =
         status == DD_OK ? dd_record_extension(&map, FINISHED_STATES_BYTES, FINISHED_HEADS_BYTES, &known) : 0;

@@ -171,7 +171,7 @@ static enum dd_status entry_write(const struct entry *entry, const float *logits
     memcpy(head + 16, &entry->rows, sizeof entry->rows);
     memcpy(head + 24, entry->key, DD_SHA256_BYTES);
     struct dd_writer *writer = NULL;
-    enum dd_status status = dd_writer_open(entry->path, true, &writer, err);
+    enum dd_status status = dd_writer_open(entry->path, DD_WRITER_SHA256, &writer, err);
     if (status == DD_OK) {
         status = dd_writer_write(writer, head, sizeof head, err);
     }

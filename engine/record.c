@@ -154,15 +154,25 @@ uint32_t dd_record_extension(const struct dd_mapping *map, uint32_t some, uint32
     return bytes;
 }
 
+void dd_record_checksum(const uint8_t *bytes, size_t body, uint32_t xxh3_from, uint8_t out[DD_SHA256_BYTES]) {
+    uint32_t version;
+    memcpy(&version, bytes + 8, sizeof version);
+    if (version >= xxh3_from) {
+        dd_checksum_bytes(bytes, body, out);
+    } else {
+        dd_sha256_bytes(bytes, body, out);
+    }
+}
+
 enum dd_status dd_record_check(const char *path, const struct dd_mapping *map, const char magic[8], size_t least,
-                               uint32_t newest, struct dd_error *err) {
+                               uint32_t newest, uint32_t xxh3_from, struct dd_error *err) {
     if (map->len < least + DD_SHA256_BYTES || memcmp(map->bytes, magic, 8) != 0) {
         return dd_record_damaged(err, path, "too short or of another kind");
     }
     uint32_t version = dd_record_version(map);
     uint8_t digest[DD_SHA256_BYTES];
     size_t body = map->len - DD_SHA256_BYTES;
-    dd_sha256_bytes(map->bytes, body, digest);
+    dd_record_checksum(map->bytes, body, xxh3_from, digest);
     if (memcmp(digest, map->bytes + body, sizeof digest) != 0) {
         return dd_record_damaged(err, path, "its checksum does not match its content");
     }

@@ -10,9 +10,9 @@
  *       12    4  bytes of the extension
  *       16   96  SHA-256 of spec, data and base (struct dd_run_identity)
  *
- * and ends with the SHA-256 of all before.  Metrics of an epoch are 144 bytes: epoch (u64), 16 f64 in the order of
- * struct dd_epoch_metrics, flags (u64: bit 0 is_best, bits 8 … 15 rollback, 32 … 63 rollback_to); those of matching are
- * in extensions.
+ * and ends with 32 bytes of checksum of all before (dd_record_checksum).  Metrics of an epoch are 144 bytes: epoch
+ * (u64), 16 f64 in the order of struct dd_epoch_metrics, flags (u64: bit 0 is_best, bits 8 … 15 rollback, 32 … 63
+ * rollback_to); those of matching are in extensions.
  */
 #ifndef DD_ENGINE_RECORD_H
 #define DD_ENGINE_RECORD_H
@@ -20,7 +20,9 @@
 #include "engine/train.h"
 
 #define DD_RECORD_DEV_VERSION 3u /* the first of both files with what the dev loss is made of */
-#define DD_RECORD_DEV_BYTES 32u  /* of best and last together */
+#define DD_CHECKPOINT_XXH3 4u    /* the first version of a checkpoint with that checksum */
+#define DD_FINISHED_XXH3 UINT32_MAX
+#define DD_RECORD_DEV_BYTES 32u /* of best and last together */
 
 void dd_record_put_u32(struct dd_buffer *out, uint32_t value);
 void dd_record_put_u64(struct dd_buffer *out, uint64_t value);
@@ -48,9 +50,12 @@ void dd_record_get_flags(uint64_t flags, enum dd_rollback *ret_rollback, int *re
 /* The first 112 bytes. */
 void dd_record_begin(struct dd_buffer *out, const char magic[8], uint32_t version, uint32_t extension,
                      const struct dd_run_identity *identity);
+/* What stands behind the first `body` bytes: their SHA-256, or, where the version that they tell is xxh3_from or later,
+ * that of dd_checksum_bytes.  body ≥ 12. */
+void dd_record_checksum(const uint8_t *bytes, size_t body, uint32_t xxh3_from, uint8_t out[DD_SHA256_BYTES]);
 /* Magic, checksum and version, 1 … newest; after this the bytes are what was written.  least: without the checksum. */
 enum dd_status dd_record_check(const char *path, const struct dd_mapping *map, const char magic[8], size_t least,
-                               uint32_t newest, struct dd_error *err) DD_MUST_CHECK;
+                               uint32_t newest, uint32_t xxh3_from, struct dd_error *err) DD_MUST_CHECK;
 /* stored: the 96 bytes.  DD_CONFLICT "checkpoint_foreign". */
 enum dd_status dd_record_check_identity(const char *path, const uint8_t *stored, const struct dd_run_identity *identity,
                                         struct dd_error *err) DD_MUST_CHECK;

@@ -277,7 +277,7 @@ enum dd_status dd_safetensors_write(const char *path, const struct dd_tensor_out
     put_header(&header, tensors, count);
     enum dd_status status = dd_buffer_check(&header, err);
     if (status == DD_OK) {
-        status = dd_writer_open(path, false, &writer, err);
+        status = dd_writer_open(path, DD_WRITER_PLAIN, &writer, err);
     }
     if (status == DD_OK) {
         uint64_t header_bytes = header.len;

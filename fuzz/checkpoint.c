@@ -2,7 +2,7 @@
  * end, and with an even first byte also the head that belongs to this run (offset 0 to 144); what remains is what a
  * stranger who knows the format could write.  After a refusal nothing may have changed.
  * `--seed=FILE` writes an input that is accepted, and ends. */
-#include "engine/train.h"
+#include "engine/record.h"
 #include "fuzz/fuzz.h"
 
 #define HEAD_BYTES 144
@@ -91,11 +91,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
         return 0;
     }
     size_t from = bytes[0] & 1 ? 0 : HEAD_BYTES, len = from + count - 1;
-    uint8_t *file = malloc(len + DD_SHA256_BYTES);
+    uint8_t *file = calloc(len + DD_SHA256_BYTES, 1);
     FUZZ_CHECK(file != NULL);
     memcpy(file, head, from);
     memcpy(file + from, bytes + 1, count - 1);
-    dd_sha256_bytes(file, len, file + len);
+    dd_record_checksum(file, len, bytes[0] & 2 ? DD_FINISHED_XXH3 : DD_CHECKPOINT_XXH3, file + len);
     char path[128];
     struct dd_finished finished;
     struct dd_error err;

@@ -197,9 +197,9 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
     settle_fixed(spec);
     settle_schedules(spec);
-    settle_int(&spec->epochs, spec->task == DD_TASK_DISTILL ? 60 : 10);
     settle_shape(spec, base_model);
     settle_init(spec, base_model);
+    settle_int(&spec->epochs, spec->task == DD_TASK_FINETUNE ? 10 : spec->init == DD_INIT_RANDOM ? 60 : 20);
     settle_optimizer(spec);
     settle_relation_heads(spec, base_model);
 

@@ -94,19 +94,21 @@ static void test_writer(void **state) {
         content[i] = (uint8_t)(i * 2654435761u >> 13);
     }
     for (size_t i = 0; i < DD_ARRAY_LEN(sizes); i++) {
-        for (size_t p = 0; p < DD_ARRAY_LEN(pieces); p++) {
+        for (size_t p = 0; p < 2 * DD_ARRAY_LEN(pieces); p++) {
+            size_t piece = pieces[p / 2];
+            bool sha256 = p % 2 == 0;
             struct dd_writer *writer = NULL;
             uint8_t digest[DD_SHA256_BYTES], expected[DD_SHA256_BYTES];
             char *bytes = NULL;
             size_t len = 0, done = 0;
             put_text(at(s, "f"), "the old content");
-            assert_ok(s, dd_writer_open(s->path, true, &writer, &s->err));
+            assert_ok(s, dd_writer_open(s->path, sha256 ? DD_WRITER_SHA256 : DD_WRITER_XXH3, &writer, &s->err));
             while (done < sizes[i]) {
-                size_t count = DD_MIN(pieces[p], sizes[i] - done);
+                size_t count = DD_MIN(piece, sizes[i] - done);
                 assert_ok(s, dd_writer_write(writer, content + done, count, &s->err));
                 done += count;
                 dd_writer_digest(writer, digest);
-                dd_sha256_bytes(content, done, expected);
+                (sha256 ? dd_sha256_bytes : dd_checksum_bytes)(content, done, expected);
                 assert_memory_equal(digest, expected, sizeof digest);
             }
             assert_content(s, s->path, "the old content"); /* nobody sees anything before the commit */
@@ -128,7 +130,7 @@ static void test_writer_without_commit(void **state) {
     struct scratch *s = *state;
     struct dd_writer *writer = NULL;
     put_text(at(s, "f"), "old");
-    assert_ok(s, dd_writer_open(s->path, false, &writer, &s->err));
+    assert_ok(s, dd_writer_open(s->path, DD_WRITER_PLAIN, &writer, &s->err));
     assert_ok(s, dd_writer_write(writer, "new", 3, &s->err));
     assert_int_equal(entries(s->dir), 2);
     dd_writer_free(writer);
@@ -147,11 +149,11 @@ static void test_writer_bad_paths(void **state) {
     char longest[5000];
     memset(longest, 'p', sizeof longest - 1);
     longest[sizeof longest - 1] = '\0';
-    assert_fails(s, DD_NOT_FOUND, "file_not_found", dd_writer_open("", false, &writer, &s->err));
-    assert_fails(s, DD_NOT_FOUND, "file_not_found", dd_writer_open(at(s, "no/f"), false, &writer, &s->err));
-    assert_fails(s, DD_IO, "io_error", dd_writer_open(longest, false, &writer, &s->err));
+    assert_fails(s, DD_NOT_FOUND, "file_not_found", dd_writer_open("", DD_WRITER_PLAIN, &writer, &s->err));
+    assert_fails(s, DD_NOT_FOUND, "file_not_found", dd_writer_open(at(s, "no/f"), DD_WRITER_PLAIN, &writer, &s->err));
+    assert_fails(s, DD_IO, "io_error", dd_writer_open(longest, DD_WRITER_PLAIN, &writer, &s->err));
     longest[4090] = '\0';
-    assert_fails(s, DD_IO, "io_error", dd_writer_open(longest, false, &writer, &s->err));
+    assert_fails(s, DD_IO, "io_error", dd_writer_open(longest, DD_WRITER_PLAIN, &writer, &s->err));
     assert_null(writer);
     assert_int_equal(mkdir(at(s, "d"), 0700), 0);
     assert_fails(s, DD_IO, "io_error", dd_file_write_durable(s->path, "x", 1, &s->err)); /* a directory is in the way */
@@ -365,7 +367,7 @@ static void test_every_write_failure(void **state) {
             snprintf(plan, sizeof plan, "%s:%d:%s", kinds[kind].kind, n, kinds[kind].error);
             assert_true(dd_failpoint_set(plan));
             struct dd_writer *writer = NULL;
-            enum dd_status status = dd_writer_open(s->path, true, &writer, &s->err);
+            enum dd_status status = dd_writer_open(s->path, DD_WRITER_SHA256, &writer, &s->err);
             for (size_t done = 0; status == DD_OK && done < sizeof content - 1; done += (1 << 19) + 7) {
                 status =
                     dd_writer_write(writer, content + done, DD_MIN(sizeof content - 1 - done, (1 << 19) + 7), &s->err);

@@ -178,6 +178,23 @@ static void test_cancel(void **state) {
     assert_int_equal(dd_cancel_requested(&cancel), DD_STOP_SHUTDOWN);
 }
 
+/* What xxh128sum prints, which is XXH3-128 in its canonical form. */
+static void test_checksum(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *hex;
+    } rows[] = {{"", "99aa06d3014798d86001c324468d497f00000000000000000000000000000000"},
+                {"a", "a96faf705af16834e6c632b61e964e1f00000000000000000000000000000000"},
+                {"abc", "06b05ab6733a618578af5f94892f395000000000000000000000000000000000"}};
+    for (size_t i = 0; i < DD_ARRAY_LEN(rows); i++) {
+        uint8_t digest[DD_SHA256_BYTES];
+        char hex[DD_SHA256_HEX_BYTES];
+        dd_checksum_bytes(rows[i].text, strlen(rows[i].text), digest);
+        dd_hex(digest, sizeof digest, hex);
+        assert_string_equal(hex, rows[i].hex);
+    }
+}
+
 static void check_sha(const char *text, const char *expected) {
     uint8_t digest[DD_SHA256_BYTES];
     char hex[DD_SHA256_HEX_BYTES];
@@ -229,7 +246,7 @@ int main(void) {
         PLAIN(test_long_lines),       SCRATCH(test_lines_do_not_mix),
         PLAIN(test_levels),           PLAIN(test_time),
         PLAIN(test_cancel),           PLAIN(test_sha256),
-        PLAIN(test_random_and_equal),
+        PLAIN(test_random_and_equal), PLAIN(test_checksum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

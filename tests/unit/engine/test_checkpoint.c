@@ -2,6 +2,7 @@
  * changes nothing. */
 #include <sys/stat.h>
 
+#include "engine/record.h"
 #include "train_fixture.h"
 
 static struct dd_pool *pool;
@@ -270,15 +271,21 @@ static void test_extents(void **state) {
     }
 }
 
-/* A file of version 2 is one of version 3 without the last 32 bytes of the extension; in version 1 there is no
- * extension, and nothing of the guard. */
+static void seal(char *bytes, size_t len) {
+    dd_record_checksum((const uint8_t *)bytes, len - 32, DD_CHECKPOINT_XXH3, (uint8_t *)bytes + len - 32);
+}
+
+/* A file of version 3 has another checksum; one of version 2 is that without the last 32 bytes of the extension; in
+ * version 1 there is no extension, and nothing of the guard. */
 static void make_earlier(struct side *side, const char *dir, char version, enum dd_state_extent extent) {
     static const size_t extensions[] = {0, 48, 104};
     struct dd_run_state *s = &side->state;
     char path[600], *bytes = NULL;
     size_t len = 0, behind = 648 + extensions[extent], from = version == 1 ? 616 : behind;
     struct dd_error err;
-    s->last.dev_kl = s->last.dev_ce = s->best.dev_kl = s->best.dev_ce = NAN;
+    if (version < 3) {
+        s->last.dev_kl = s->last.dev_ce = s->best.dev_kl = s->best.dev_ce = NAN;
+    }
     if (extent != DD_EXTENT_ALL) {
         forget(s, extent);
     }
@@ -286,10 +293,12 @@ static void make_earlier(struct side *side, const char *dir, char version, enum 
     file_in(path, dir, "checkpoint");
     must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
     bytes[8] = version;
-    bytes[12] = (char)extensions[extent];
-    memmove(bytes + from, bytes + behind + 32, len - behind - 32);
-    len -= behind + 32 - from;
-    dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+    if (version < 3) {
+        bytes[12] = (char)extensions[extent];
+        memmove(bytes + from, bytes + behind + 32, len - behind - 32);
+        len -= behind + 32 - from;
+    }
+    seal(bytes, len);
     must(dd_file_write_durable(path, bytes, len, &err), &err);
     free(bytes);
 }
@@ -299,7 +308,8 @@ static void test_earlier_versions_are_read(void **state) {
     static const struct {
         char version;
         enum dd_state_extent extent;
-    } earlier[] = {{1, DD_EXTENT_PLAIN}, {2, DD_EXTENT_PLAIN}, {2, DD_EXTENT_STATES}, {2, DD_EXTENT_ALL}};
+    } earlier[] = {{1, DD_EXTENT_PLAIN}, {2, DD_EXTENT_PLAIN}, {2, DD_EXTENT_STATES},
+                   {2, DD_EXTENT_ALL},   {3, DD_EXTENT_PLAIN}, {3, DD_EXTENT_ALL}};
     for (size_t i = 0; i < DD_ARRAY_LEN(earlier); i++) {
         struct side written = {0}, read = {0};
         char dir[512], path[600], name[32];
@@ -372,7 +382,9 @@ static void test_forgeries_are_refused(void **state) {
                   {8, 2 | (uint64_t)104 << 32}, /* what it would be in that version, but for its end */
                   {8, 2 | (uint64_t)96 << 32},
                   {8, 3},
+                  {8, 4},
                   {8, 3 | (uint64_t)104 << 32},
+                  {8, 4 | (uint64_t)104 << 32},
                   {144, 1},          /* another number of parameters */
                   {144, UINT64_MAX}, /* … whose size overflows */
                   {152, 3},          /* slabs that are not there */
@@ -406,14 +418,14 @@ static void test_forgeries_are_refused(void **state) {
         uint64_t old;
         memcpy(&old, bytes + forged[i].offset, 8);
         memcpy(bytes + forged[i].offset, &forged[i].value, 8);
-        dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+        seal(bytes, len);
         assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_CORRUPT);
         memcpy(bytes + forged[i].offset, &old, 8);
     }
-    dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+    seal(bytes, len);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
-    bytes[8] = 4; /* a later version */
-    dd_sha256_bytes(bytes, len - 32, (uint8_t *)bytes + len - 32);
+    bytes[8] = 5; /* a later version */
+    seal(bytes, len);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_UNSUPPORTED);
     free(bytes);
     side_release(&side);

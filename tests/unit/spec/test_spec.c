@@ -201,7 +201,7 @@ static void test_defaults(void **state) {
     assert_int_equal(spec.heads, 12);
     assert_int_equal(spec.hidden_size, 768);
     assert_int_equal(spec.intermediate_size, 3072);
-    assert_int_equal(spec.epochs, 60);
+    assert_int_equal(spec.epochs, 20);
     assert_int_equal(spec.init, DD_INIT_TEACHER);
     assert_string_equal(spec.hidden_act, "gelu_new");
     assert_true(spec.alpha == 0.2 && spec.temperature == 4);
@@ -222,6 +222,7 @@ static void test_defaults(void **state) {
         snprintf(text, sizeof text, "{" D "%s}", unlike[i]);
         assert_int_equal(settle(text, &spec, &faults), DD_OK);
         assert_int_equal(spec.init, DD_INIT_RANDOM);
+        assert_int_equal(spec.epochs, 60);
         assert_true(spec.optimizer.lr == 3e-4);
     }
     assert_int_equal(settle("{" D "\"layer_map\":[0,1,2]}", &spec, &faults), DD_OK);
@@ -432,7 +433,7 @@ static void test_hash_sees_results_not_labels(void **state) {
         "\"unlabelled\":false",   "\"augment\":0",         "\"augment\":0,\"augment_mask\":0.3",
         "\"name\":\"a\"",         "\"notes\":\"b\"",       "\"tags\":[\"c\"]",
         "\"priority\":9",         "\"save_as\":\"d\"",     "\"alpha\":0.2",
-        "\"init\":\"teacher\"",   "\"epochs\":60"};
+        "\"init\":\"teacher\"",   "\"epochs\":20"};
     static const char *const other[] = {"\"alpha\":0.3",
                                         "\"seed\":2",
                                         "\"layers\":2",

@@ -1,0 +1,77 @@
+// What the quality benchmark trains: data sets, teachers and arms.  An arm is the arm before it and one thing more, up to the
+// default; what follows the default adds to it.
+//
+//   scale   full      every arm with every teacher and student seed: 3 × 5
+//           headline  the arms that the promises are about (`promised`) with all of them, the others with one teacher and two seeds
+//           short     one teacher, two seeds, and of the arms those that are `brief`: half an hour on two cores
+// A data set that is looked at `once` has one teacher, one seed and the arms named there, at every scale but short, which leaves it out.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { shared } from '../../e2e/daemon.mjs';
+
+const read = (dataset, file) => readFileSync(join(shared, 'data', dataset, file), 'utf8');
+const files = (dataset, names) => Object.fromEntries(Object.entries(names).map(([split, file]) => [split, { text: read(dataset, file), filename: file }]));
+const labelled = (text) => text.split('\n').filter(Boolean).map((line) => [line.slice(0, line.lastIndexOf('\t')), line.slice(line.lastIndexOf('\t') + 1)]);
+const ofSplits = (dataset, names) => () => ({ files: files(dataset, names), test: labelled(read(dataset, names.test)) });
+
+// One CSV without splits: every tenth row is for dev, every tenth for test; a text that stands twice stays on the first's side.
+function creditcardComments() {
+  const lines = read('creditcard_comments', 'train.csv').replace(/^\uFEFF/, '').split('\n').filter((line) => line.trim()).slice(1);
+  const splits = { train: [], dev: [], test: [] }, side = new Map();
+  for (const [i, line] of lines.entries()) {
+    const label = line.slice(0, line.indexOf(',')), cell = line.slice(line.indexOf(',') + 1).trim();
+    const text = (cell.startsWith('"') && cell.endsWith('"') ? cell.slice(1, -1).replaceAll('""', '"') : cell).replace(/[\t\r]/g, ' ').trim();
+    if (!text) continue;
+    if (!side.has(text)) side.set(text, ['dev', 'test'][i % 10] ?? 'train');
+    splits[side.get(text)].push([text, label]);
+  }
+  const tsv = (rows) => rows.map((row) => `${row.join('\t')}\n`).join('');
+  return {
+    files: Object.fromEntries(Object.entries(splits).map(([split, rows]) => [split, { text: tsv(rows), filename: `${split}.tsv` }])),
+    test: splits.test,
+  };
+}
+
+const splits = { train: 'train.tsv', dev: 'dev.tsv', test: 'test.tsv' };
+const scratch = { layers: 4, heads: 4, hidden_size: 256, intermediate_size: 1024, vocab_size: 8000, optimizer: { type: 'adamw', lr: 3e-4 } };
+const noteSgd = { type: 'sgd', lr: 0.05, momentum: 0, warmup: 0, schedule: 'constant' };
+
+export const tasks = [
+  {
+    dataset: 'packages8', load: ofSplits('packages8', { ...splits, unlabelled: 'unlabelled.txt' }), needsEncoder: true,
+    about: 'a published encoder of 6 layers × 384, fine-tuned here: a teacher that knows more than the labels can teach',
+    teacher: { model: 'encoder', epochs: 8, optimizer: { type: 'adamw', lr: 1e-4 } }, base: { max_length: 48 }, noteHeads: 3,
+  },
+  {
+    dataset: 'headlines3', load: ofSplits('headlines3', { ...splits, unlabelled: 'unlabelled.txt' }),
+    about: 'a teacher from scratch, which a student alone can equal: for curves, collapse and SGD',
+    teacher: { ...scratch, epochs: 8 }, base: { max_length: 64 }, noteHeads: 2,
+  },
+  {
+    dataset: 'thucnews10', load: ofSplits('thucnews10', splits), once: ['student alone', 'default'],
+    about: 'a teacher from scratch; nothing was tuned on it', teacher: { ...scratch, epochs: 4 }, base: { max_length: 48, epochs: 6 }, noteHeads: 2,
+  },
+  {
+    dataset: 'creditcard_comments', load: creditcardComments, once: ['student alone', 'default'],
+    about: 'a teacher from scratch; nothing was tuned on it', teacher: { ...scratch, epochs: 8 }, base: { max_length: 128, epochs: 10 }, noteHeads: 2,
+  },
+];
+
+// epochs: those of the arms before the default, which has its own.
+export function arms(task, epochs) {
+  const note = { init: 'random', T: 4, alpha: 0.2, epochs };
+  const all = [
+    { name: 'student alone', spec: { ...note, alpha: 0 }, brief: true },
+    { name: 'the note, AdamW', spec: { ...note, heads: task.noteHeads } },
+    { name: 'the note, SGD 0.05', spec: { ...note, heads: task.noteHeads, optimizer: noteSgd }, brief: true },
+    { name: '+ the teacher\'s heads', spec: note },
+    { name: '+ init teacher', spec: { ...note, init: 'teacher' } },
+    { name: 'default', spec: {}, brief: true, promised: true },
+    { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: true, promised: true },
+    { name: 'default, alpha 0.8', spec: { alpha: 0.8 } },
+    { name: 'default, [CLS] states', spec: { cls_weight: 1 } },
+    { name: 'default, 2 copies', spec: { augment: 2, epochs: Math.ceil(epochs / 2) } },
+    { name: 'default, unlabelled rows', spec: { unlabelled: true }, brief: true, promised: true, layers: [1] },
+  ];
+  return task.once ? all.filter((arm) => task.once.includes(arm.name)) : all;
+}
