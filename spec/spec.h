@@ -74,14 +74,14 @@ struct dd_spec {
     char hidden_act[16]; /* gelu, gelu_new, relu */
 
     struct dd_optimizer_spec optimizer;
-    double temperature;                                 /* "T" */
-    double alpha;                                       /* share of the KL term */
-    enum dd_flag unlabelled;                            /* train on that split too */
-    int augment;                                        /* copies of each training row; 0: none */
+    double temperature;                                                  /* "T" */
+    double alpha;                                                        /* share of the KL term */
+    enum dd_flag unlabelled;                                             /* train on that split too */
+    int augment;                                                         /* copies of each training row; 0: none */
     double augment_mask, augment_ngram, augment_splice, augment_replace; /* probabilities; unset without copies */
-    double hidden_weight, cls_weight;                   /* of the matching of inner states; 0: off */
-    double attention_weight, relation_weight;           /* of the matching of how tokens relate; 0: off */
-    int relation_heads;                                 /* unset without relation_weight */
+    double hidden_weight, cls_weight;                                    /* of the matching of inner states; 0: off */
+    double attention_weight, relation_weight; /* of the matching of how tokens relate; 0: off */
+    int relation_heads;                       /* unset without relation_weight */
     int epochs, batch_size, max_length;
     uint64_t seed; /* < 2^53 */
     enum dd_precision precision;
