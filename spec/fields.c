@@ -483,8 +483,9 @@ const struct dd_spec_field dd_spec_fields[] = {
      .min = 1,
      .max = 10000,
      .fallback = NAN,
-     .help = "Passes over the training split. Default: 20 for a student whose weights are already trained, 60 from random "
-             "ones as in the note, 10 for finetune."},
+     .help =
+         "Passes over the training split. Default: 20 for a student whose weights are already trained, 60 from random "
+         "ones as in the note, 10 for finetune."},
     {.name = "batch_size",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,
