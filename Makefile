@@ -238,8 +238,8 @@ bench-experiment: $(BUILD)/distilld $(BUILD)/tests/bench/step ## a whole experim
 bench-bf16: $(BUILD)/distilld ## five seeds in fp32 and in bf16 on the shared headlines: the curves side by side
 	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/bf16.mjs
 
-bench-http: $(BUILD)/distilld ## answer times and what they cost a training: 1,000 connections, 100 event readers, 500 GETs a second
-	@DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/stress.mjs
+bench-http: $(BUILD)/distilld $(BUILD)/tests/bench/http_load ## answer times and what they cost a training: 1,000 connections, 100 event readers, 500 GETs a second
+	@BUILD=$(BUILD) DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/stress.mjs
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run

@@ -140,6 +140,14 @@ void dd_buffer_vprintf(struct dd_buffer *buffer, const char *fmt, va_list args) 
 enum dd_status dd_buffer_check(const struct dd_buffer *buffer, struct dd_error *err) DD_MUST_CHECK;
 char *dd_buffer_take(struct dd_buffer *buffer, size_t *ret_len); /* the caller owns it; the buffer is empty again */
 
+/* --- numbers (number.c) ------------------------------------------------------------------------------------------ */
+
+#define DD_NUMBER_TEXT_BYTES 32
+/* The decimal text that reads as the same double, in the form of %g and about as short as there is: whole numbers up to
+ * 2^53 without a point or an exponent, minus zero as 0, what is not finite as null.  Returns its length. */
+size_t dd_number_print(double value, char out[DD_NUMBER_TEXT_BYTES]);
+size_t dd_number_print_int(int64_t value, char out[DD_NUMBER_TEXT_BYTES]);
+
 /* --- log (log.c) ------------------------------------------------------------------------------------------------ */
 
 enum dd_log_level { DD_LOG_DEBUG, DD_LOG_INFO, DD_LOG_WARNING, DD_LOG_ERROR };

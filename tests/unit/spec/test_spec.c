@@ -406,6 +406,34 @@ static void test_numbers_survive_text(void **state) {
     assert_null(dd_json_print(NULL, false));
 }
 
+/* The layout is cJSON's, and so is every text that is no number. */
+static void test_printed_as_cjson_does(void **state) {
+    (void)state;
+    static const char *const texts[] = {
+        "{}",
+        "[]",
+        "null",
+        "true",
+        "\"\"",
+        "[[],{},[{}],{\"\":[]}]",
+        "{\"a\":1,\"b\":[1,2,{\"c\":null,\"d\":[false,true]}],\"e\":{\"f\":{\"g\":-7}}}",
+        "[\"\\b\\f\\n\\r\\t\\\"\\\\/\\u0001\\u001f\\u007f\\u00e4\\ud83d\\ude00\"]",
+        "{\"k\\n\\\"\":\"\\u000bx\"}",
+    };
+    for (size_t i = 0; i < DD_ARRAY_LEN(texts); i++) {
+        cJSON *json = cJSON_Parse(texts[i]);
+        assert_non_null(json);
+        for (int pretty = 0; pretty < 2; pretty++) {
+            char *ours = dd_json_print(json, pretty == 1);
+            char *theirs = pretty == 1 ? cJSON_Print(json) : cJSON_PrintUnformatted(json);
+            assert_string_equal(ours, theirs);
+            free(ours);
+            free(theirs);
+        }
+        cJSON_Delete(json);
+    }
+}
+
 static void test_seeds_survive_text(void **state) {
     (void)state;
     struct dd_spec spec;
@@ -638,6 +666,7 @@ int main(void) {
         cmocka_unit_test(test_augment_and_its_rates),
         cmocka_unit_test(test_resolved_json_resolves_to_itself),
         cmocka_unit_test(test_numbers_survive_text),
+        cmocka_unit_test(test_printed_as_cjson_does),
         cmocka_unit_test(test_seeds_survive_text),
         cmocka_unit_test(test_hash_sees_results_not_labels),
         cmocka_unit_test(test_hashes_of_the_first_release),
