@@ -10,16 +10,17 @@
 #include "api/internal.h"
 #include "spec/spec.h"
 
-#define GZIP_FROM_BYTES 1400 /* below that it saves no packet */
+#define GZIP_FROM_BYTES 1400                 /* below that it saves no packet */
+#define GZIP_FLEETING_FROM_BYTES (64u << 10) /* … of what changes with every look: coding it is never for twice */
 #define GZIP_LEVEL 4
-#define MAX_BODY_BYTES (256u << 20)
+#define REQUEST_ID "X-Request-Id"
 
 static void header(struct MHD_Response *response, const char *name, const char *value) {
     (void)MHD_add_response_header(response, name, value); /* fails only without memory; the answer is still right */
 }
 
 void dd_answer_common_headers(struct dd_request *request, struct MHD_Response *response) {
-    header(response, "X-Request-Id", request->id);
+    header(response, REQUEST_ID, request->id);
     header(response, "X-Content-Type-Options", "nosniff");
     header(response, "Referrer-Policy", "no-referrer");
     header(response, "Cross-Origin-Resource-Policy", "same-origin");
@@ -88,7 +89,15 @@ static bool not_modified(const struct dd_request *request, const char *etag) {
 /* A gzip-coded answer is another sequence of bytes, so its tag is a weak one; comparison is weak either way. */
 static void etag_header(struct MHD_Response *response, const char *etag, bool weak) {
     char value[120];
-    snprintf(value, sizeof value, "%s\"%s\"", weak ? "W/" : "", etag);
+    size_t len = strnlen(etag, sizeof value - 5);
+    char *end = value;
+    if (weak) {
+        *end++ = 'W';
+        *end++ = '/';
+    }
+    *end++ = '"';
+    memcpy(end, etag, len);
+    memcpy(end + len, "\"", 2);
     header(response, "ETag", value);
 }
 
@@ -102,58 +111,128 @@ static void answer_not_modified(struct dd_request *request, const char *etag) {
     }
 }
 
-/* Takes body. etag "" or NULL: hash it, where the answer is cacheable. */
-static void answer_body(struct dd_request *request, int status, const char *media, char *body, size_t len,
-                        const char *etag) {
-    char tag[100] = "";
-    if (is_cacheable(request, status)) {
-        if (etag != NULL && etag[0] != '\0') {
-            /* one resource, several media types: one tag each */
-            bool other = request->route->produces[0] != NULL && strcmp(media, request->route->produces[0]) != 0;
-            snprintf(tag, sizeof tag, "%.79s%s%s", etag, request->pretty ? "-p" : "", other ? "-t" : "");
-        } else {
-            uint8_t digest[DD_SHA256_BYTES];
-            dd_sha256_bytes(body, len, digest);
-            dd_hex(digest, 16, tag);
-        }
-        if (not_modified(request, tag)) {
-            free(body);
-            answer_not_modified(request, tag);
-            return;
-        }
-    }
-    bool coded = false;
-    if (request->wants_gzip && len >= GZIP_FROM_BYTES) {
-        struct dd_buffer small;
-        dd_buffer_init(&small, len);
-        coded = dd_gzip(body, len, &small);
-        if (coded) {
-            free(body);
-            body = dd_buffer_take(&small, &len);
-        }
-        dd_buffer_release(&small);
-    }
-    struct MHD_Response *response = response_of(body, len);
-    if (response == NULL) {
-        return;
-    }
-    answer_headers(request, response, with_charset(media));
-    if (coded) {
+static void kept_headers(struct dd_request *request, struct MHD_Response *response, const struct dd_kept *kept) {
+    answer_headers(request, response, with_charset(kept->media));
+    if (kept->coded) {
         header(response, "Content-Encoding", "gzip");
     }
-    if (tag[0] != '\0') {
-        etag_header(response, tag, coded);
+    if (kept->tag[0] != '\0') {
+        etag_header(response, kept->tag, kept->coded);
     }
+    if (kept->link != NULL) {
+        header(response, "Link", kept->link);
+    }
+}
+
+static void unref(void *kept) {
+    dd_kept_unref(kept);
+}
+
+/* Of a kept answer that has only a tag, nothing is answered but 304. */
+void dd_answer_kept(struct dd_request *request, int status, struct dd_kept *kept) {
+    if (kept->tag[0] != '\0' && not_modified(request, kept->tag)) {
+        answer_not_modified(request, kept->tag);
+        return;
+    }
+    if (kept->body == NULL) {
+        return;
+    }
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer_with_free_callback_cls(kept->len, kept->body, unref, dd_kept_ref(kept));
+    if (response == NULL) {
+        dd_kept_unref(kept);
+        return;
+    }
+    kept_headers(request, response, kept);
     request->response = response;
     request->status = status;
-    request->response_bytes = len;
+    request->response_bytes = kept->len;
+}
+
+/* Making a response costs some thirty allocations; all that differs from the last time is whose answer it is. */
+void dd_answer_again(struct dd_request *request, struct dd_kept *kept) {
+    if (kept->lent || kept->again == NULL || (kept->tag[0] != '\0' && not_modified(request, kept->tag))) {
+        dd_answer_kept(request, 200, kept);
+        if (kept->again == NULL && request->response != NULL && request->status == 200) {
+            struct MHD_Response *response =
+                MHD_create_response_from_buffer(kept->len, kept->body, MHD_RESPMEM_PERSISTENT);
+            if (response == NULL) {
+                return;
+            }
+            kept_headers(request, response, kept);
+            memcpy(kept->again_id, request->id, sizeof kept->again_id);
+            kept->again = response;
+        }
+        return;
+    }
+    (void)MHD_del_response_header(kept->again, REQUEST_ID, kept->again_id);
+    header(kept->again, REQUEST_ID, request->id);
+    memcpy(kept->again_id, request->id, sizeof kept->again_id);
+    kept->lent = true;
+    request->lent = dd_kept_ref(kept); /* holds the body; completing the request gives both back */
+    request->response = kept->again;
+    request->status = 200;
+    request->response_bytes = kept->len;
+}
+
+/* The tag of an answer: the operation's, or else a hash of the body.  One resource in several media types has one each.
+ */
+static void make_tag(const struct dd_request *request, const char *etag, struct dd_kept *kept) {
+    if (etag != NULL && etag[0] != '\0') {
+        bool other = request->route->produces[0] != NULL && strcmp(kept->media, request->route->produces[0]) != 0;
+        snprintf(kept->tag, sizeof kept->tag, "%.79s%s%s", etag, request->pretty ? "-p" : "", other ? "-t" : "");
+        return;
+    }
+    uint8_t digest[DD_SHA256_BYTES];
+    dd_sha256_bytes(kept->body, kept->len, digest);
+    dd_hex(digest, 16, kept->tag);
+}
+
+/* Replaces the body by its gzip form, where that can be had. */
+static void code(struct dd_kept *kept) {
+    struct dd_buffer small;
+    dd_buffer_init(&small, kept->len);
+    if (dd_gzip(kept->body, kept->len, &small)) {
+        free(kept->body);
+        kept->body = dd_buffer_take(&small, &kept->len);
+        kept->coded = true;
+    }
+    dd_buffer_release(&small);
+}
+
+/* Takes body and link (NULL: none). etag "" or NULL: hash it, where the answer is cacheable. */
+static void answer_body(struct dd_request *request, int status, const char *media, char *body, size_t len,
+                        const char *etag, char *link) {
+    struct dd_kept *kept = dd_kept_new(body, len, media, link);
+    if (kept == NULL) {
+        return;
+    }
+    bool cacheable = is_cacheable(request, status);
+    if (cacheable) {
+        make_tag(request, etag, kept);
+    }
+    bool fleeting = request->route != NULL && (request->route->flags & DD_ROUTE_NO_CACHE) != 0;
+    if (request->wants_gzip && len >= (fleeting ? GZIP_FLEETING_FROM_BYTES : GZIP_FROM_BYTES)) {
+        if (cacheable && not_modified(request, kept->tag)) { /* coding it would be for nothing */
+            dd_free_ptr(&kept->body);
+            kept->len = 0;
+        } else {
+            code(kept);
+        }
+    }
+    dd_answer_kept(request, status, kept);
+    if (cacheable && request->stamp.known && request->response != NULL) {
+        request->kept = kept;
+    } else {
+        dd_kept_unref(kept);
+    }
 }
 
 void dd_answer_text(struct dd_request *request, int status, const char *content_type, const char *text, size_t len,
                     const char *etag) {
     char *copy = dd_strndup(text, len);
     if (copy != NULL) {
-        answer_body(request, status, content_type, copy, len, etag);
+        answer_body(request, status, content_type, copy, len, etag, NULL);
     }
 }
 
@@ -226,7 +305,7 @@ void dd_answer_replay(struct dd_request *request, int status, const char *locati
     if (copy == NULL) {
         return;
     }
-    answer_body(request, status, "application/json", copy, strlen(copy), NULL);
+    answer_body(request, status, "application/json", copy, strlen(copy), NULL, NULL);
     if (request->response != NULL) {
         header(request->response, "Idempotency-Replayed", "true");
         if (location != NULL && location[0] != '\0') {
@@ -249,9 +328,12 @@ static void append_escaped(struct dd_buffer *out, const char *text) {
     }
 }
 
-/* Link: </path?same parameters&cursor=next>; rel="next" */
-static void link_header(struct dd_request *request, struct MHD_Response *response, const char *cursor) {
+/* </path?same parameters&cursor=next>; rel="next"; the caller frees.  NULL: there is no next page, or no memory. */
+static char *link_text(const struct dd_request *request, const char *cursor) {
     struct dd_buffer link;
+    if (cursor[0] == '\0') {
+        return NULL;
+    }
     dd_buffer_init(&link, 16384);
     dd_buffer_printf(&link, "<%s?", request->path);
     for (size_t i = 0; i < request->params.count; i++) {
@@ -264,10 +346,9 @@ static void link_header(struct dd_request *request, struct MHD_Response *respons
     dd_buffer_puts(&link, "cursor=");
     append_escaped(&link, cursor);
     dd_buffer_puts(&link, ">; rel=\"next\"");
-    if (!link.failed) {
-        header(response, "Link", link.data);
-    }
+    char *text = link.failed ? NULL : dd_buffer_take(&link, NULL);
     dd_buffer_release(&link);
+    return text;
 }
 
 static void answer_file(struct dd_request *request, struct dd_api_result *result) {
@@ -320,7 +401,8 @@ static void answer_json(struct dd_request *request, struct dd_api_result *result
     if (request->idempotency_claimed && status >= 200 && status < 300) {
         dd_idempotent_store(request, status, result->location, text);
     }
-    answer_body(request, status, "application/json", text, strlen(text), result->etag);
+    answer_body(request, status, "application/json", text, strlen(text), result->etag,
+                link_text(request, result->next_cursor));
 }
 
 void dd_answer_result(struct dd_request *request, struct dd_api_result *result) {
@@ -344,17 +426,17 @@ void dd_answer_result(struct dd_request *request, struct dd_api_result *result) 
         char *text = dd_buffer_take(&result->text, &len);
         text = text == NULL ? dd_strdup("") : text;
         if (text != NULL) {
-            answer_body(request, status, media, text, len, result->etag);
+            answer_body(request, status, media, text, len, result->etag, link_text(request, result->next_cursor));
         }
+    }
+    if (request->kept != NULL && result->location[0] == '\0' && result->filename[0] == '\0') {
+        dd_cache_put(request->api->cache, request, request->kept);
     }
     if (request->response == NULL || request->status == 304 || request->failed) {
         return;
     }
     if (result->location[0] != '\0') {
         header(request->response, "Location", result->location);
-    }
-    if (result->next_cursor[0] != '\0') {
-        link_header(request, request->response, result->next_cursor);
     }
     if (result->filename[0] != '\0') {
         char value[256];

@@ -117,6 +117,9 @@ struct dd_api_ops {
      * owns the items then (free).  Called before each check of a token, from one thread at a time, so it must be quick.
      * NULL: no token is ever needed. */
     bool (*tokens)(void *daemon, struct dd_api_tokens *ret_tokens);
+    /* A number that grows whenever the answer of a route marked DD_ROUTE_KEPT or DD_ROUTE_LIVE (routes.c) may become
+     * another one, before anybody is told of what made it so.  Any thread, and quick.  NULL: no answer is kept. */
+    uint64_t (*revision)(void *daemon);
     /* Idempotency-Key store.  get: DD_NOT_FOUND when new. Strings of get are owned by the caller (free). */
     enum dd_status (*idempotent_get)(void *daemon, const char *key, char **ret_request_hash, int *ret_status,
                                      char **ret_location, char **ret_body, struct dd_error *err);

@@ -126,6 +126,14 @@ struct dd_identity { /* who is asking */
     int64_t expires_ms; /* of the session; 0: the token itself was sent */
 };
 
+#define DD_REQUEST_ID_BYTES 40
+
+struct dd_stamp { /* what an answer was made from (cache.c) */
+    bool known;   /* false: it is not kept */
+    uint64_t revision;
+    int64_t tick;
+};
+
 enum dd_phase {
     DD_PHASE_NEW,    /* headers not seen yet */
     DD_PHASE_BODY,   /* reading the body (keeping it, or draining it when failed) */
@@ -137,9 +145,10 @@ enum dd_phase {
 struct dd_request {
     struct dd_api *api;
     struct MHD_Connection *connection;
-    char id[40];
+    char id[DD_REQUEST_ID_BYTES];
     char method[16];
-    char *uri, *target; /* as sent (what is logged and linked to); target is the same, cut up: path, then query */
+    /* As sent (what is logged and linked to); target is the same, cut up: path, then query.  One piece of memory. */
+    char *uri, *target;
     char *path, *query;
     const char *authority; /* of an absolute-form target; NULL */
     bool head, overlong;
@@ -165,6 +174,10 @@ struct dd_request {
     bool close; /* after the answer */
     struct dd_problem problem;
     char allow[64]; /* Allow of a 405 */
+
+    struct dd_stamp stamp; /* as the answer is made from it */
+    struct dd_kept *kept;  /* the answer, to be kept once it is whole */
+    struct dd_kept *lent;  /* the kept answer whose response is being sent */
 
     struct dd_cancel cancel;
     struct dd_request *claim_next; /* idempotency.c, under claims_lock */
@@ -194,7 +207,10 @@ struct dd_api {
     struct dd_events *events;
     struct dd_access *access;
     struct dd_latency *latency;
-    struct dd_connection *open; /* HTTP thread alone */
+    struct dd_cache *cache;
+    struct dd_connection *open; /* HTTP thread alone, as the next two */
+    struct dd_request *spare;   /* requests to be used again, by job_next */
+    int n_spare;
     pthread_mutex_t claims_lock;
     struct dd_request *claims; /* Idempotency-Keys whose requests run now; under claims_lock */
     pthread_t timer;
@@ -212,6 +228,7 @@ enum MHD_Result dd_request_handle(void *api, struct MHD_Connection *connection, 
                                   const char *version, const char *upload_data, size_t *upload_data_size,
                                   void **request);
 void *dd_request_begin(void *api, const char *uri, struct MHD_Connection *connection);
+void dd_requests_free_spare(struct dd_api *api);
 void dd_request_completed(void *api, struct MHD_Connection *connection, void **request,
                           enum MHD_RequestTerminationCode why);
 /* Runs the operation and makes the answer (request->response).  HTTP thread or request thread. */
@@ -287,6 +304,8 @@ void dd_answer_text(struct dd_request *request, int status, const char *content_
 void dd_answer_options(struct dd_request *request, unsigned methods);
 void dd_answer_replay(struct dd_request *request, int status, const char *location, const char *body);
 bool dd_answer_page(struct dd_request *request); /* false: no such page */
+void dd_answer_kept(struct dd_request *request, int status, struct dd_kept *kept);
+void dd_answer_again(struct dd_request *request, struct dd_kept *kept); /* the same with 200; HTTP thread */
 /* Headers that every answer has. */
 void dd_answer_common_headers(struct dd_request *request, struct MHD_Response *response);
 /* A 503 made in advance, for any request; NULL when out of memory. */
@@ -358,6 +377,36 @@ void dd_latency_free(struct dd_latency *latency);
 /* route NULL: none was found; page: one of the dashboard's was. */
 void dd_latency_add(struct dd_latency *latency, const struct dd_route *route, bool page, int64_t us);
 void dd_latency_put(const struct dd_latency *latency, const char *name, struct dd_buffer *out);
+
+/* --- kept answers (cache.c) ----------------------------------------------------------------------------------------
+ */
+
+struct dd_kept {
+    atomic_int uses;
+    char *body; /* as it is sent; NULL: only its tag is known, it was answered with 304 */
+    size_t len;
+    const char *media; /* static */
+    char tag[100];     /* "" : none */
+    bool coded;        /* gzip */
+    char *link;        /* the header Link; NULL: none */
+    /* The response as it was last sent from here.  HTTP thread; lent: it is being sent, and another has to be made. */
+    struct MHD_Response *again;
+    char again_id[DD_REQUEST_ID_BYTES]; /* X-Request-Id in it */
+    bool lent;
+};
+/* Takes body and link, also when it fails (NULL: no memory). */
+struct dd_kept *dd_kept_new(char *body, size_t len, const char *media, char *link);
+struct dd_kept *dd_kept_ref(struct dd_kept *kept);
+void dd_kept_unref(struct dd_kept *kept); /* NULL is none */
+
+struct dd_cache;
+struct dd_cache *dd_cache_new(void); /* NULL when out of memory */
+void dd_cache_free(struct dd_cache *cache);
+/* Notes what the answer will be made from.  Before the operation looks at anything. */
+void dd_cache_stamp(struct dd_request *request);
+/* The answer to this request, if it was made from what there is now; the caller unrefs.  NULL: there is none. */
+struct dd_kept *dd_cache_find(struct dd_cache *cache, const struct dd_request *request);
+void dd_cache_put(struct dd_cache *cache, const struct dd_request *request, struct dd_kept *kept);
 
 /* --- openapi (openapi.c, schemas.c) ---------------------------------------------------------------------------------
  */

@@ -4,7 +4,6 @@
  * thread is part of it, a slow client's upload or download is not.  The labels are those of the table, never what a
  * client sent, so their number is bounded.  Written on the HTTP thread, read on any.
  */
-#include <inttypes.h>
 #include <stdlib.h>
 
 #include "api/internal.h"
@@ -56,6 +55,22 @@ void dd_latency_add(struct dd_latency *latency, const struct dd_route *route, bo
     h->sum_us += (uint64_t)DD_MAX(us, 0);
 }
 
+static void put_sample(struct dd_buffer *out, const char *name, const char *what, const char *labels, const char *bound,
+                       double value) {
+    dd_buffer_puts(out, name);
+    dd_buffer_puts(out, what);
+    dd_buffer_putc(out, '{');
+    dd_buffer_puts(out, labels);
+    if (bound != NULL) {
+        dd_buffer_puts(out, ",le=\"");
+        dd_buffer_puts(out, bound);
+        dd_buffer_putc(out, '"');
+    }
+    dd_buffer_puts(out, "} ");
+    dd_buffer_put_number(out, value);
+    dd_buffer_putc(out, '\n');
+}
+
 /* The count is the sum of the buckets as they were read, so that both agree while requests go on. */
 static void put_histogram(const struct histogram *h, const char *name, const char *labels, struct dd_buffer *out) {
     uint64_t count = 0;
@@ -70,11 +85,11 @@ static void put_histogram(const struct histogram *h, const char *name, const cha
     uint64_t below = 0;
     for (size_t i = 0; i < DD_ARRAY_LEN(bounds); i++) {
         below += buckets[i];
-        dd_buffer_printf(out, "%s_bucket{%s,le=\"%s\"} %" PRIu64 "\n", name, labels, bounds[i].text, below);
+        put_sample(out, name, "_bucket", labels, bounds[i].text, (double)below);
     }
-    dd_buffer_printf(out, "%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, labels, count);
-    dd_buffer_printf(out, "%s_sum{%s} %.6f\n", name, labels, (double)h->sum_us / 1e6);
-    dd_buffer_printf(out, "%s_count{%s} %" PRIu64 "\n", name, labels, count);
+    put_sample(out, name, "_bucket", labels, "+Inf", (double)count);
+    put_sample(out, name, "_sum", labels, NULL, (double)h->sum_us / 1e6);
+    put_sample(out, name, "_count", labels, NULL, (double)count);
 }
 
 void dd_latency_put(const struct dd_latency *latency, const char *name, struct dd_buffer *out) {

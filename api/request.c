@@ -16,29 +16,50 @@
 #define MAX_DRAIN_BYTES (64u << 20)
 #define SLOW_BODY_GRACE_US 60000000 /* after that a body must have come at LEAST_BODY_RATE or better */
 #define LEAST_BODY_RATE 512         /* bytes a second */
+#define SPARE_REQUESTS 32
 
 /* Stands for a request that there is no memory for: its body is thrown away, then it is told. */
 static struct dd_request no_request;
 
+/* One that was used before, or a new one; all zero. */
+static struct dd_request *take_spare(struct dd_api *api) {
+    struct dd_request *request = api->spare;
+    if (request == NULL) {
+        return dd_calloc(1, sizeof *request);
+    }
+    api->spare = request->job_next;
+    api->n_spare--;
+    memset(request, 0, sizeof *request);
+    return request;
+}
+
 void *dd_request_begin(void *context, const char *uri, struct MHD_Connection *connection) {
     struct dd_api *api = context;
-    struct dd_request *request = dd_calloc(1, sizeof *request);
-    if (request == NULL) {
+    struct dd_request *request = take_spare(api);
+    size_t bytes = strlen(uri) + 1;
+    char *both = request == NULL ? NULL : dd_calloc(2, bytes);
+    if (both == NULL) {
+        free(request);
         return NULL;
     }
     request->api = api;
     request->connection = connection;
     request->started_us = dd_clock_mono_us();
-    request->uri = dd_strdup(uri);
-    request->target = dd_strdup(uri);
-    if (request->uri == NULL || request->target == NULL) {
-        free(request->uri);
-        free(request->target);
-        free(request);
-        return NULL;
-    }
-    snprintf(request->id, sizeof request->id, "%s-%llu", api->boot, (unsigned long long)++api->next_request);
+    request->uri = memcpy(both, uri, bytes);
+    request->target = memcpy(both + bytes, uri, bytes);
+    size_t boot = strlen(api->boot);
+    memcpy(request->id, api->boot, boot);
+    request->id[boot] = '-';
+    (void)dd_number_print_int((int64_t)++api->next_request, request->id + boot + 1);
     return request;
+}
+
+/* A lent response is its kept answer's. */
+static void drop_response(struct dd_request *request) {
+    if (request->response != NULL && (request->lent == NULL || request->response != request->lent->again)) {
+        MHD_destroy_response(request->response);
+    }
+    request->response = NULL;
 }
 
 void dd_request_completed(void *context, struct MHD_Connection *connection, void **slot,
@@ -54,9 +75,12 @@ void dd_request_completed(void *context, struct MHD_Connection *connection, void
     if (request->counted) {
         api->answering--;
     }
-    if (request->response != NULL) {
-        MHD_destroy_response(request->response);
+    drop_response(request);
+    if (request->lent != NULL) {
+        request->lent->lent = false;
+        dd_kept_unref(request->lent);
     }
+    dd_kept_unref(request->kept);
     dd_upload_free(request->upload);
     cJSON_Delete(request->json);
     dd_buffer_release(&request->body);
@@ -64,9 +88,22 @@ void dd_request_completed(void *context, struct MHD_Connection *connection, void
     dd_faults_release(&request->problem.faults);
     free(request->all_params);
     free(request->idempotency_hash);
-    free(request->uri);
-    free(request->target);
-    free(request);
+    free(request->uri); /* and target with it */
+    if (api->n_spare < SPARE_REQUESTS) {
+        request->job_next = api->spare;
+        api->spare = request;
+        api->n_spare++;
+    } else {
+        free(request);
+    }
+}
+
+void dd_requests_free_spare(struct dd_api *api) {
+    while (api->spare != NULL) {
+        struct dd_request *request = api->spare;
+        api->spare = request->job_next;
+        free(request);
+    }
 }
 
 /* --- headers ------------------------------------------------------------------------------------------------------ */
@@ -235,15 +272,17 @@ static enum dd_status check_head(struct dd_request *request, bool *ret_has_body)
 static void log_answer(const struct dd_request *request) {
     bool safe = strcmp(request->method, "GET") == 0 || request->head;
     bool refused = request->status == 401 || request->status == 403 || request->status == 421;
+    enum dd_log_level level = request->status >= 500 ? DD_LOG_WARNING : safe && !refused ? DD_LOG_DEBUG : DD_LOG_INFO;
     char peer[DD_PEER_TEXT_BYTES];
+    if (!dd_log_wants(level)) {
+        return;
+    }
     dd_peer_text(request, peer);
-    dd_log(request->status >= 500 ? DD_LOG_WARNING
-           : safe && !refused     ? DD_LOG_DEBUG
-                                  : DD_LOG_INFO,
-           "http", "%s %s %.15s %.300s %d %.1f ms %s%.47s%s%s%s", request->id, peer, request->method, request->uri,
-           request->status, (double)(dd_clock_mono_us() - request->started_us) / 1000, request->failed ? "" : "ok",
-           request->failed ? request->problem.error.code : "", request->identity.known ? " token=" : "",
-           request->identity.name, request->identity.expires_ms != 0 ? " session" : "");
+    dd_log(level, "http", "%s %s %.15s %.300s %d %.1f ms %s%.47s%s%s%s", request->id, peer, request->method,
+           request->uri, request->status, (double)(dd_clock_mono_us() - request->started_us) / 1000,
+           request->failed ? "" : "ok", request->failed ? request->problem.error.code : "",
+           request->identity.known ? " token=" : "", request->identity.name,
+           request->identity.expires_ms != 0 ? " session" : "");
 }
 
 static enum MHD_Result send_answer(struct dd_request *request) {
@@ -257,8 +296,7 @@ static enum MHD_Result send_answer(struct dd_request *request) {
         queued = MHD_queue_response(request->connection, 503, api->no_memory);
     } else {
         queued = MHD_queue_response(request->connection, (unsigned)request->status, request->response);
-        MHD_destroy_response(request->response);
-        request->response = NULL;
+        drop_response(request);
     }
     request->phase = DD_PHASE_SENT;
     api->requests++;
@@ -273,7 +311,8 @@ static enum MHD_Result send_answer(struct dd_request *request) {
 }
 
 static enum MHD_Result on_headers(struct dd_request *request, const char *method) {
-    snprintf(request->method, sizeof request->method, "%s", method);
+    size_t method_len = strnlen(method, sizeof request->method - 1);
+    memcpy(request->method, method, method_len); /* the rest is zero */
     request->head = strcmp(request->method, "HEAD") == 0;
     dd_headers_read(request);
     bool has_body = false;
@@ -528,6 +567,16 @@ static unsigned methods_at(const struct dd_request *request) {
     return allow == 0 ? DD_GET : allow;
 }
 
+static bool answer_again(struct dd_request *request) {
+    dd_cache_stamp(request);
+    struct dd_kept *kept = dd_cache_find(request->api->cache, request);
+    if (kept != NULL) {
+        dd_answer_again(request, kept);
+        dd_kept_unref(kept);
+    }
+    return request->response != NULL;
+}
+
 /* The whole request is here.  Makes the answer, or parks the request. */
 static enum MHD_Result on_complete(struct dd_request *request) {
     request->counted = true;
@@ -540,6 +589,9 @@ static enum MHD_Result on_complete(struct dd_request *request) {
             (void)dd_request_fail(request, DD_NOT_FOUND, "not_found", "there is nothing at this path");
         }
     } else if (!request->failed && finish_body(request) == DD_OK) {
+        if (answer_again(request)) {
+            return send_answer(request);
+        }
         if (!wants_thread(request)) {
             run_here(request);
         } else {

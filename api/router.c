@@ -50,7 +50,9 @@ static bool segment_match(const char *pattern, size_t pattern_len, const char *s
 }
 
 bool dd_route_match(const char *pattern, const char *path, struct dd_captures *ret_captures) {
-    struct dd_captures captures = {0};
+    struct dd_captures captures;
+    captures.id = 0;
+    captures.name[0] = captures.epoch[0] = '\0';
     while (*pattern == '/' && *path == '/') {
         pattern++, path++;
         size_t pattern_len = strcspn(pattern, "/"), path_len = strcspn(path, "/");
@@ -87,14 +89,27 @@ const char *dd_method_name(enum dd_method method) {
     return "";
 }
 
+/* Whether a path without escapes differs from the pattern before its first capture: almost every row does. */
+static bool differs_early(const char *pattern, const char *path) {
+    while (*pattern == *path && *pattern != '\0') {
+        pattern++;
+        path++;
+    }
+    return *pattern != *path && *pattern != '{';
+}
+
 const struct dd_route *dd_route_find(const struct dd_api_ops *ops, const char *method, const char *path,
                                      struct dd_captures *ret_captures, unsigned *ret_allow) {
     *ret_allow = 0;
     const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
     size_t count;
     const struct dd_route *table = dd_routes(&count);
+    bool plain = strchr(path, '%') == NULL;
     for (size_t i = 0; i < count; i++) {
         struct dd_captures captures;
+        if (plain && differs_early(table[i].pattern, path)) {
+            continue;
+        }
         if (!dd_route_enabled(&table[i], ops) || !dd_route_match(table[i].pattern, path, &captures)) {
             continue;
         }

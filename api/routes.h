@@ -49,6 +49,8 @@ enum dd_route_flags {
     DD_ROUTE_NO_CACHE = 1u << 12,    /* changes with every look: no ETag */
     DD_ROUTE_SWEEP = 1u << 13,       /* the JSON is a sweep over specs, checked by the operation */
     DD_ROUTE_QUESTION = 1u << 14,    /* a POST that changes nothing: a read-only token may ask */
+    DD_ROUTE_KEPT = 1u << 15, /* a function of what the daemon's revision counts (api.h): need not be made again */
+    DD_ROUTE_LIVE = 1u << 16, /* … and of how far the running experiments are */
 };
 
 enum dd_builtin { DD_BUILTIN_NONE = 0, DD_BUILTIN_OPENAPI, DD_BUILTIN_EVENTS, DD_BUILTIN_HEALTH, DD_BUILTIN_SESSION };

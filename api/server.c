@@ -17,7 +17,7 @@
 
 #include "api/internal.h"
 
-#define CONNECTION_MEMORY_BYTES (64u << 10) /* request line, headers and buffers of one connection */
+#define CONNECTION_MEMORY_BYTES (32u << 10) /* request line, headers and buffers of one connection */
 #define REFUSALS 64                         /* connections over the limit that are told so at a time (connections.c) */
 #define LISTEN_BACKLOG 4096 /* a burst of as many as may connect must not be left to retry, a second later */
 
@@ -242,7 +242,9 @@ static enum dd_status render_once(struct dd_api *api, struct dd_error *err) {
     }
     api->no_memory = dd_answer_no_memory();
     api->latency = dd_latency_new();
-    bool whole = api->openapi != NULL && api->openapi_pretty != NULL && api->no_memory != NULL && api->latency != NULL;
+    api->cache = dd_cache_new();
+    bool whole = api->openapi != NULL && api->openapi_pretty != NULL && api->no_memory != NULL &&
+                 api->latency != NULL && api->cache != NULL;
     return whole ? DD_OK : dd_fail_memory(err, 1u << 20);
 }
 
@@ -251,6 +253,8 @@ static void free_api(struct dd_api *api) {
     dd_events_free(api->events);
     dd_access_free(api->access);
     dd_latency_free(api->latency);
+    dd_cache_free(api->cache);
+    dd_requests_free_spare(api);
     dd_close_fd(&api->listen_fd);
     for (char **host = api->hosts; host != NULL && *host != NULL; host++) {
         free(*host);

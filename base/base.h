@@ -137,6 +137,8 @@ void dd_buffer_puts(struct dd_buffer *buffer, const char *text);
 void dd_buffer_putc(struct dd_buffer *buffer, char c);
 void dd_buffer_printf(struct dd_buffer *buffer, const char *fmt, ...) DD_PRINTF(2, 3);
 void dd_buffer_vprintf(struct dd_buffer *buffer, const char *fmt, va_list args) DD_PRINTF(2, 0);
+void dd_buffer_put_int(struct dd_buffer *buffer, int64_t value);
+void dd_buffer_put_number(struct dd_buffer *buffer, double value); /* as dd_number_print */
 enum dd_status dd_buffer_check(const struct dd_buffer *buffer, struct dd_error *err) DD_MUST_CHECK;
 char *dd_buffer_take(struct dd_buffer *buffer, size_t *ret_len); /* the caller owns it; the buffer is empty again */
 
@@ -154,6 +156,7 @@ enum dd_log_level { DD_LOG_DEBUG, DD_LOG_INFO, DD_LOG_WARNING, DD_LOG_ERROR };
 enum dd_log_format { DD_LOG_TEXT, DD_LOG_JSON, DD_LOG_JOURNAL /* <n> prefixes for systemd */ };
 void dd_log_configure(enum dd_log_level least, enum dd_log_format format, int fd); /* before threads start */
 void dd_log_set_level(enum dd_log_level least);                                    /* any time, any thread */
+bool dd_log_wants(enum dd_log_level level);                                        /* whether such a line is written */
 bool dd_log_level_parse(const char *name, enum dd_log_level *ret_level) DD_MUST_CHECK;
 const char *dd_log_level_name(enum dd_log_level level);
 /* One line, one write(2); control characters in the message are escaped, so that input cannot forge lines.

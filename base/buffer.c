@@ -79,6 +79,16 @@ void dd_buffer_putc(struct dd_buffer *buffer, char c) {
     dd_buffer_append(buffer, &c, 1);
 }
 
+void dd_buffer_put_int(struct dd_buffer *buffer, int64_t value) {
+    char text[DD_NUMBER_TEXT_BYTES];
+    dd_buffer_append(buffer, text, dd_number_print_int(value, text));
+}
+
+void dd_buffer_put_number(struct dd_buffer *buffer, double value) {
+    char text[DD_NUMBER_TEXT_BYTES];
+    dd_buffer_append(buffer, text, dd_number_print(value, text));
+}
+
 void dd_buffer_printf(struct dd_buffer *buffer, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);

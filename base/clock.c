@@ -1,4 +1,5 @@
 /* clock: the time of day, intervals, RFC 3339 text, and stop requests.  Any thread. */
+#include <string.h>
 #include <time.h>
 
 #include "base/base.h"
@@ -40,8 +41,16 @@ void dd_time_format(int64_t wall_ms, char out[DD_TIME_TEXT_BYTES]) {
     time_t time = (time_t)seconds;
     struct tm utc;
     gmtime_r(&time, &utc);
-    /* Not strftime: its %Y writes the year 7 as "7".  The remainders only tell the compiler how long each can be. */
-    snprintf(out, DD_TIME_TEXT_BYTES, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", (unsigned)(utc.tm_year + 1900) % 10000,
-             (unsigned)(utc.tm_mon + 1) % 100, (unsigned)utc.tm_mday % 100, (unsigned)utc.tm_hour % 100,
-             (unsigned)utc.tm_min % 100, (unsigned)utc.tm_sec % 100, (unsigned)ms % 1000);
+    const int parts[] = {utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, ms};
+    static const char shape[] = "yyyy-mm-ddThh:mm:ss.sssZ"; /* each run of the same letter takes one part */
+    memcpy(out, shape, sizeof shape);
+    size_t end = strlen(shape) - 1;
+    for (size_t i = DD_ARRAY_LEN(parts); i-- > 0;) {
+        int rest = parts[i];
+        for (char letter = shape[end - 1]; end > 0 && shape[end - 1] == letter; end--) {
+            out[end - 1] = (char)('0' + rest % 10);
+            rest /= 10;
+        }
+        end -= end > 0; /* the mark between two */
+    }
 }

@@ -34,6 +34,10 @@ void dd_log_set_level(enum dd_log_level least) {
     atomic_store(&least_level, (int)least);
 }
 
+bool dd_log_wants(enum dd_log_level level) {
+    return (int)level >= atomic_load(&least_level);
+}
+
 bool dd_log_level_parse(const char *name, enum dd_log_level *ret_level) {
     for (size_t i = 0; i < DD_ARRAY_LEN(level_names); i++) {
         if (strcmp(name, level_names[i]) == 0) {
@@ -118,7 +122,7 @@ static void write_line(const char *line, size_t len) {
 }
 
 void dd_log(enum dd_log_level level, const char *component, const char *fmt, ...) {
-    if ((int)level < atomic_load(&least_level)) {
+    if (!dd_log_wants(level)) {
         return;
     }
     char message[MESSAGE_BYTES];

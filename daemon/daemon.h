@@ -31,6 +31,12 @@
 struct dd_workers;
 struct dd_loaded_cache;
 
+struct dd_machine_facts { /* HTTP thread; looked at again after a quarter of a second */
+    int64_t looked_us;
+    bool disk_known;
+    uint64_t resident_bytes, disk_free_bytes, disk_total_bytes;
+};
+
 struct dd_daemon {
     const struct dd_options *options;
     char data_dir[PATH_MAX / 2], cache_dir[PATH_MAX / 2];
@@ -45,6 +51,8 @@ struct dd_daemon {
     int64_t started_ms;
     atomic_bool stopping;
     atomic_uint_fast64_t epochs, steps; /* since the start; the latter with those that a rollback or kill repeats */
+    struct dd_machine_facts facts;
+    atomic_uint_fast64_t told; /* events but steps: what is in memory alone may have changed with them */
 };
 
 /* --- paths.c: the data directory --------------------------------------------------------------------------------- */
@@ -252,7 +260,8 @@ dd_api_fn dd_sweep_create_op, dd_sweep_list_op, dd_sweep_get_op, dd_sweep_cancel
 dd_api_fn dd_preset_list_op;
 dd_api_fn dd_system_op, dd_ready_op, dd_metrics_text_op, dd_gc_op;
 bool dd_tokens_op(void *daemon, struct dd_api_tokens *ret_tokens);
-uint64_t dd_resident_bytes(void); /* of this process; 0 where it is not known */
+const struct dd_machine_facts *dd_machine_look(struct dd_daemon *daemon); /* HTTP thread */
+uint64_t dd_resident_bytes(void);                                         /* of this process; 0 where it is not known */
 /* Report of a model on a split as JSON or, with Accept: text/plain, as text. */
 enum dd_status dd_answer_report(const struct dd_report *report, const char *const *class_names, bool text,
                                 struct dd_api_result *result, struct dd_error *err) DD_MUST_CHECK;

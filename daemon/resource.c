@@ -259,6 +259,7 @@ cJSON *dd_report_json(const struct dd_report *report, const char *const *class_n
 
 void dd_publish(struct dd_daemon *daemon, const char *type, int64_t experiment_id, cJSON *data) {
     struct dd_api *api = atomic_load(&daemon->api);
+    daemon->told += strcmp(type, "step") != 0;
     if (api != NULL && data != NULL) {
         cJSON_AddNumberToObject(data, "experiment_id", (double)experiment_id);
         DD_CLEANUP(dd_free_ptr) char *text = dd_json_print(data, false);

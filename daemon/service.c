@@ -79,6 +79,12 @@ static enum dd_status idempotent_put(void *context, const char *key, const char 
     return result;
 }
 
+/* Both only grow, so their sum is another one whenever either is. */
+static uint64_t revision(void *context) {
+    struct dd_daemon *daemon = context;
+    return dd_storage_revision(daemon->storage) + daemon->told;
+}
+
 void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
     *ret_ops = (struct dd_api_ops){
         .daemon = daemon,
@@ -123,6 +129,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .ready = dd_ready_op,
         .metrics_text = dd_metrics_text_op,
         .tokens = dd_tokens_op,
+        .revision = revision,
         .idempotent_get = idempotent_get,
         .idempotent_put = idempotent_put,
     };

@@ -4,13 +4,20 @@
  * in _total, and no label has a value that a client could choose: the number of series is bounded.
  * Threads: HTTP thread; nothing here waits.
  */
-#include <inttypes.h>
 #include <string.h>
 
 #include "daemon/daemon.h"
 
 static void metric(struct dd_buffer *out, const char *name, const char *type, const char *help) {
-    dd_buffer_printf(out, "# HELP distilld_%s %s\n# TYPE distilld_%s %s\n", name, help, name, type);
+    dd_buffer_puts(out, "# HELP distilld_");
+    dd_buffer_puts(out, name);
+    dd_buffer_putc(out, ' ');
+    dd_buffer_puts(out, help);
+    dd_buffer_puts(out, "\n# TYPE distilld_");
+    dd_buffer_puts(out, name);
+    dd_buffer_putc(out, ' ');
+    dd_buffer_puts(out, type);
+    dd_buffer_putc(out, '\n');
 }
 
 /* As the format asks: \\, \" and \n are escaped. */
@@ -26,14 +33,22 @@ static void put_label_value(struct dd_buffer *out, const char *text) {
     }
 }
 
+static void sample(struct dd_buffer *out, const char *name, double value) {
+    dd_buffer_puts(out, "distilld_");
+    dd_buffer_puts(out, name);
+    dd_buffer_putc(out, ' ');
+    dd_buffer_put_number(out, value);
+    dd_buffer_putc(out, '\n');
+}
+
 static void gauge(struct dd_buffer *out, const char *name, const char *help, double value) {
     metric(out, name, "gauge", help);
-    dd_buffer_printf(out, "distilld_%s %.17g\n", name, value);
+    sample(out, name, value);
 }
 
 static void counter(struct dd_buffer *out, const char *name, const char *help, uint64_t value) {
     metric(out, name, "counter", help);
-    dd_buffer_printf(out, "distilld_%s %" PRIu64 "\n", name, value);
+    sample(out, name, (double)value);
 }
 
 enum dd_status dd_metrics_text_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
@@ -51,22 +66,23 @@ enum dd_status dd_metrics_text_op(void *context, const struct dd_api_call *call,
     put_label_value(out, dd_engine_cpu());
     dd_buffer_puts(out, "\"} 1\n");
     metric(out, "experiments", "gauge", "Experiments by state.");
-    for (int i = 0; i < DD_STATE_COUNT; i++)
-        dd_buffer_printf(out, "distilld_experiments{state=\"%s\"} %" PRId64 "\n", dd_state_name((enum dd_state)i),
-                         counts[i]);
+    for (int i = 0; i < DD_STATE_COUNT; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "experiments{state=\"%s\"}", dd_state_name((enum dd_state)i));
+        sample(out, name, (double)counts[i]);
+    }
     gauge(out, "workers", "Worker threads.", daemon->n_workers);
     gauge(out, "workers_busy", "Worker threads that train.", dd_workers_busy(daemon->workers));
     gauge(out, "tokens_per_second", "Real tokens trained a second, all running experiments.",
           dd_workers_tokens_per_second(daemon->workers));
     counter(out, "epochs_total", "Epochs trained and stored since the start.", daemon->epochs);
     counter(out, "steps_total", "Training steps since the start.", daemon->steps);
-    gauge(out, "memory_resident_bytes", "Resident memory.", (double)dd_resident_bytes());
+    const struct dd_machine_facts *facts = dd_machine_look(daemon);
+    gauge(out, "memory_resident_bytes", "Resident memory.", (double)facts->resident_bytes);
     gauge(out, "memory_limit_bytes", "What experiments may be estimated to need.", (double)daemon->memory_limit_bytes);
-    uint64_t free_bytes = 0, total_bytes = 0;
-    struct dd_error err;
-    if (dd_disk_free(daemon->data_dir, &free_bytes, &total_bytes, &err) == DD_OK) {
-        gauge(out, "disk_free_bytes", "Free space below the data directory.", (double)free_bytes);
-        gauge(out, "disk_total_bytes", "Size of the disk of the data directory.", (double)total_bytes);
+    if (facts->disk_known) {
+        gauge(out, "disk_free_bytes", "Free space below the data directory.", (double)facts->disk_free_bytes);
+        gauge(out, "disk_total_bytes", "Size of the disk of the data directory.", (double)facts->disk_total_bytes);
     }
     gauge(out, "start_time_seconds", "When the daemon started, in seconds since 1970.",
           (double)daemon->started_ms / 1000);

@@ -1,27 +1,46 @@
 /* The server about itself: system, readiness.
  * Threads: HTTP thread; nothing here waits.
  */
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "daemon/daemon.h"
 
+#define LOOK_US 250000
+
+/* The second number of statm, in pages. */
 uint64_t dd_resident_bytes(void) {
-    DD_CLEANUP(dd_fclose_ptr) FILE *file = fopen("/proc/self/statm", "re");
-    unsigned long long size = 0, resident = 0;
-    if (file == NULL || fscanf(file, "%llu %llu", &size, &resident) != 2)
+    char text[128];
+    DD_CLEANUP(dd_close_fd) int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (got <= 0)
         return 0;
-    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+    text[got] = '\0';
+    const char *resident = strchr(text, ' ');
+    return resident == NULL ? 0 : strtoull(resident, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static void put_disk(cJSON *json, const struct dd_daemon *daemon) {
-    uint64_t free_bytes = 0, total_bytes = 0;
+const struct dd_machine_facts *dd_machine_look(struct dd_daemon *daemon) {
+    struct dd_machine_facts *facts = &daemon->facts;
     struct dd_error err;
+    int64_t now_us = dd_clock_mono_us();
+    if (facts->looked_us == 0 || now_us - facts->looked_us >= LOOK_US) {
+        facts->looked_us = now_us;
+        facts->resident_bytes = dd_resident_bytes();
+        facts->disk_known =
+            dd_disk_free(daemon->data_dir, &facts->disk_free_bytes, &facts->disk_total_bytes, &err) == DD_OK;
+    }
+    return facts;
+}
+
+static void put_disk(cJSON *json, const struct dd_machine_facts *facts) {
     cJSON *disk = cJSON_AddObjectToObject(json, "disk");
-    if (dd_disk_free(daemon->data_dir, &free_bytes, &total_bytes, &err) != DD_OK)
-        return;
-    cJSON_AddNumberToObject(disk, "free_bytes", (double)free_bytes);
-    cJSON_AddNumberToObject(disk, "total_bytes", (double)total_bytes);
+    if (facts->disk_known) {
+        cJSON_AddNumberToObject(disk, "free_bytes", (double)facts->disk_free_bytes);
+        cJSON_AddNumberToObject(disk, "total_bytes", (double)facts->disk_total_bytes);
+    }
 }
 
 enum dd_status dd_system_op(void *context, const struct dd_api_call *call, struct dd_api_result *result,
@@ -48,9 +67,10 @@ enum dd_status dd_system_op(void *context, const struct dd_api_call *call, struc
     for (int i = 0; i < DD_STATE_COUNT; i++)
         cJSON_AddNumberToObject(queue, dd_state_name((enum dd_state)i), (double)counts[i]);
     cJSON *memory = cJSON_AddObjectToObject(json, "memory");
-    cJSON_AddNumberToObject(memory, "resident_bytes", (double)dd_resident_bytes());
+    const struct dd_machine_facts *facts = dd_machine_look(daemon);
+    cJSON_AddNumberToObject(memory, "resident_bytes", (double)facts->resident_bytes);
     cJSON_AddNumberToObject(memory, "limit_bytes", (double)daemon->memory_limit_bytes);
-    put_disk(json, daemon);
+    put_disk(json, facts);
     cJSON_AddStringToObject(json, "data_dir", daemon->data_dir);
     cJSON_AddNumberToObject(json, "schema_version", dd_storage_schema_version(daemon->storage));
     struct dd_api *api = atomic_load(&daemon->api);

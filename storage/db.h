@@ -24,7 +24,9 @@ struct db_statement {
 struct db {
     sqlite3 *handle;
     pthread_mutex_t lock;
-    uint64_t clock; /* counts statement starts, for the choice of whom to evict */
+    uint64_t clock;  /* counts statement starts, for the choice of whom to evict */
+    int64_t changes; /* rows changed when the lock was last given back */
+    atomic_uint_fast64_t revision;
     struct db_statement statements[DB_STATEMENTS];
 };
 
@@ -32,6 +34,9 @@ struct dd_storage {
     char *path;
     int lock_fd;
     struct db write, read;
+    int64_t counts[DD_STATE_COUNT]; /* of experiments by state, as of counts_revision; under read.lock */
+    uint64_t counts_revision;
+    bool counts_known;
     int64_t pinged_us;         /* last successful write of dd_storage_ping; under write.lock */
     struct dd_asha_news *news; /* decisions not yet fetched; under write.lock */
     size_t n_news, cap_news;
@@ -47,8 +52,15 @@ static inline struct db_guard db_lock(struct db *db) {
     pthread_mutex_lock(&db->lock);
     return (struct db_guard){db};
 }
+/* Whoever finds the new revision finds the rows, too: what changed them is committed by now. */
 static inline void db_unlock(struct db_guard *guard) {
-    pthread_mutex_unlock(&guard->db->lock);
+    struct db *db = guard->db;
+    int64_t changes = sqlite3_total_changes64(db->handle);
+    if (changes != db->changes) {
+        db->changes = changes;
+        db->revision++;
+    }
+    pthread_mutex_unlock(&db->lock);
 }
 #define DB_GUARD(db) DD_CLEANUP(db_unlock) struct db_guard db_scope_guard __attribute__((unused)) = db_lock(db)
 

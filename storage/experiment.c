@@ -341,6 +341,11 @@ enum dd_status dd_storage_state_counts(struct dd_storage *storage, int64_t ret_c
     int64_t counts[DD_STATE_COUNT] = {0};
     bool row = true;
     DB_GUARD(&storage->read);
+    uint64_t revision = dd_storage_revision(storage); /* before the rows: they may only be newer */
+    if (storage->counts_known && storage->counts_revision == revision) {
+        memcpy(ret_counts, storage->counts, sizeof counts);
+        return DD_OK;
+    }
     DB_QUERY query = db_query_start(&storage->read, "SELECT state, count(*) FROM experiments GROUP BY state");
     for (;;) {
         enum dd_status status = db_query_next(&query, &row, err);
@@ -348,14 +353,18 @@ enum dd_status dd_storage_state_counts(struct dd_storage *storage, int64_t ret_c
             return status;
         }
         if (!row) {
-            memcpy(ret_counts, counts, sizeof counts);
-            return DD_OK;
+            break;
         }
         int64_t state = db_column_int(&query, 0);
         if (state >= 0 && state < DD_STATE_COUNT) {
             counts[state] = db_column_int(&query, 1);
         }
     }
+    memcpy(ret_counts, counts, sizeof counts);
+    memcpy(storage->counts, counts, sizeof counts);
+    storage->counts_revision = revision;
+    storage->counts_known = true;
+    return DD_OK;
 }
 
 enum dd_status dd_storage_experiment_patch(struct dd_storage *storage, int64_t id, const char *name, const char *notes,

@@ -159,6 +159,10 @@ int dd_storage_schema_version(struct dd_storage *storage) {
     return db_user_version(&storage->read, &version, NULL) == DD_OK ? version : -1;
 }
 
+uint64_t dd_storage_revision(const struct dd_storage *storage) {
+    return storage->write.revision;
+}
+
 enum dd_status dd_storage_ping(struct dd_storage *storage, struct dd_error *err) {
     int version = 0;
     {

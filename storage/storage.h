@@ -14,6 +14,8 @@ struct dd_storage;
 enum dd_status dd_storage_open(const char *path, struct dd_storage **ret_storage, struct dd_error *err)
     DD_MUST_CHECK; /* creates, migrates; refuses a newer schema and a second process (flock on <path>.lock) */
 void dd_storage_close(struct dd_storage *storage); /* checkpoints the WAL */
+/* A number that grows with every transaction that changed a row, before the call that made it returns. */
+uint64_t dd_storage_revision(const struct dd_storage *storage);
 enum dd_status dd_storage_ping(struct dd_storage *storage,
                                struct dd_error *err) DD_MUST_CHECK; /* for readyz: can read and write */
 int dd_storage_schema_version(struct dd_storage *storage);

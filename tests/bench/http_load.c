@@ -9,6 +9,11 @@
  * CPU seconds of its own, and each answer's time in microseconds from when its request was due, not from when it was
  * sent: what waits because answers are late counts.  At the end of its input it ends, and with it the connections.
  *
+ *   http_load burn SECONDS WAKES CPU
+ *
+ * Takes CPU seconds of CPU time in WAKES slices a second, for SECONDS: what the clients take of the machine, without
+ * them.
+ *
  * One thread, one epoll.  Only what distilld sends is understood: a Content-Length, or no end at all.
  */
 #include <arpa/inet.h>
@@ -124,7 +129,8 @@ static void open_idle(struct load *load, int count, int readers) {
 
 static void send_get(struct load *load, struct connection *c, int64_t due_us) {
     char request[1024];
-    int len = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n",
+    int len = snprintf(request, sizeof request,
+                       "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n",
                        load->paths[load->sent % (size_t)load->n_paths]);
     if (c->fd < 0) {
         c->fd = open_connection(load, c, "");
@@ -277,8 +283,27 @@ static void print(const struct load *load, double used) {
     fflush(stdout);
 }
 
+static void burn(double seconds, double wakes, double cpu) {
+    int64_t begin = now_us(), next = begin;
+    double before = cpu_seconds(), passed = 0;
+    while (passed < seconds) {
+        double due = cpu * passed / seconds; /* nothing is made up for in one piece: a late slice is a little longer */
+        while (cpu_seconds() - before < due) {
+        }
+        next = DD_MAX(next + (int64_t)(1e6 / wakes), now_us());
+        const struct timespec until = {.tv_sec = (time_t)(next / 1000000), .tv_nsec = (long)(next % 1000000) * 1000};
+        (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+        passed = (double)(now_us() - begin) * 1e-6;
+    }
+    printf("{\"cpu_seconds\":%.6f}\n", cpu_seconds() - before);
+}
+
 int main(int argc, char **argv) {
     static struct load load = {.epoll = -1};
+    if (argc == 5 && strcmp(argv[1], "burn") == 0) {
+        burn(strtod(argv[2], NULL), strtod(argv[3], NULL), strtod(argv[4], NULL));
+        return 0;
+    }
     if (argc < 7) {
         fprintf(stderr, "use: http_load PORT SECONDS RATE IDLE READERS PATH…\n");
         return 2;
