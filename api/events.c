@@ -9,9 +9,12 @@
  * Steps:   at most one "step" event an experiment each STEP_INTERVAL_US: the newest waits in a slot until its time has
  *          come or another event of that experiment would overtake it.
  *
+ * Gzip:    a reader that accepts it has a stream of its own (api/squeeze.c), flushed behind whatever is there to be
+ * read.
+ *
  * Threads: publish from any; readers run on the HTTP thread (content reader callback); dd_events_tick on the timer
- * thread.  `lock` guards everything here and is held for copies of at most one buffer, never for a write to a socket.
- * Invariant: reader->parked ⇔ its connection is suspended by us and not yet resumed.
+ * thread.  `lock` guards everything here and is held for copies (and the compression) of at most one buffer, never for
+ * a write to a socket. Invariant: reader->parked ⇔ its connection is suspended by us and not yet resumed.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -47,8 +50,10 @@ struct reader {
     char prelude[256]; /* written before anything else: retry, id, reset */
     size_t prelude_len, prelude_at;
     bool parked, ending, heartbeat;
-    int64_t wrote_us; /* last time something was given to it */
-    int64_t step_us;  /* last time a step was */
+    struct dd_squeeze *squeeze; /* NULL: the frames as they are */
+    bool finished;              /* the compressed stream has had its end */
+    int64_t wrote_us;           /* last time something was given to it */
+    int64_t step_us;            /* last time a step was */
 };
 
 /* The names of events; their places are the bits of a filter.  An event of another name passes every filter. */
@@ -287,32 +292,53 @@ static size_t copy_frames(struct reader *reader, char *out, size_t room) {
     return written;
 }
 
-static ssize_t read_events(void *context, uint64_t position, char *out, size_t room) {
-    (void)position;
+/* What comes next for the reader: a number of bytes, 0 for nothing yet, or one of libmicrohttpd's ends. */
+static ssize_t next_plain(struct reader *reader, char *out, size_t room) {
     static const char heartbeat[] = ": still here\n\n";
-    struct reader *reader = context;
-    struct dd_events *events = reader->events;
-    ssize_t result;
-    pthread_mutex_lock(&events->lock);
     if (reader->prelude_at < reader->prelude_len) {
         size_t n = DD_MIN(room, reader->prelude_len - reader->prelude_at);
         memcpy(out, reader->prelude + reader->prelude_at, n);
         reader->prelude_at += n;
-        result = (ssize_t)n;
-    } else if (reader->ending || reader->next < events->first) { /* stopped, gone, or too slow for the ring */
-        result = reader->offset > 0 ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
-    } else {
-        result = (ssize_t)copy_frames(reader, out, room);
-        if (result == 0 && reader->heartbeat && room >= sizeof heartbeat - 1) {
-            memcpy(out, heartbeat, sizeof heartbeat - 1);
-            result = sizeof heartbeat - 1;
-        }
-        if (result == 0) {
-            reader->parked = true;
-            MHD_suspend_connection(reader->connection);
-        }
+        return (ssize_t)n;
     }
-    if (result > 0) {
+    if (reader->ending || reader->next < reader->events->first) { /* stopped, gone, or too slow for the ring */
+        return reader->offset > 0 ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
+    }
+    size_t n = copy_frames(reader, out, room);
+    if (n == 0 && reader->heartbeat && room >= sizeof heartbeat - 1) {
+        memcpy(out, heartbeat, sizeof heartbeat - 1);
+        n = sizeof heartbeat - 1;
+    }
+    return (ssize_t)n;
+}
+
+static ssize_t next_squeezed(struct reader *reader, char *out, size_t room) {
+    size_t n = dd_squeeze_take(reader->squeeze, out, room);
+    if (n > 0) {
+        return (ssize_t)n;
+    }
+    ssize_t plain = next_plain(reader, dd_squeeze_plain(reader->squeeze), DD_SQUEEZE_BYTES);
+    if (plain == MHD_CONTENT_READER_END_OF_STREAM && !reader->finished) {
+        reader->finished = true;
+        dd_squeeze_finish(reader->squeeze);
+    } else if (plain > 0) {
+        dd_squeeze_put(reader->squeeze, (size_t)plain);
+    } else {
+        return plain;
+    }
+    return (ssize_t)dd_squeeze_take(reader->squeeze, out, room);
+}
+
+static ssize_t read_events(void *context, uint64_t position, char *out, size_t room) {
+    (void)position;
+    struct reader *reader = context;
+    struct dd_events *events = reader->events;
+    pthread_mutex_lock(&events->lock);
+    ssize_t result = reader->squeeze != NULL ? next_squeezed(reader, out, room) : next_plain(reader, out, room);
+    if (result == 0) {
+        reader->parked = true;
+        MHD_suspend_connection(reader->connection);
+    } else if (result > 0) {
         reader->heartbeat = false;
         reader->wrote_us = dd_clock_mono_us();
         events->bytes_sent += (uint64_t)result;
@@ -333,6 +359,7 @@ static void free_reader(void *context) {
         }
     }
     pthread_mutex_unlock(&events->lock);
+    dd_squeeze_free(reader->squeeze);
     free(reader);
 }
 
@@ -386,9 +413,11 @@ void dd_events_answer(struct dd_events *events, struct dd_request *request, int6
                               .connection = request->connection,
                               .experiment_id = experiment_id,
                               .filter = *filter,
+                              .squeeze = request->wants_gzip ? dd_squeeze_new() : NULL, /* else as they are */
                               .wrote_us = dd_clock_mono_us()};
     enum dd_status status = add_reader(events, reader, last_event_id, &request->problem.error);
     if (status != DD_OK) {
+        dd_squeeze_free(reader->squeeze);
         free(reader);
         request->failed = true;
         request->problem.retry_after_s = 5;
@@ -403,6 +432,10 @@ void dd_events_answer(struct dd_events *events, struct dd_request *request, int6
     }
     dd_answer_common_headers(request, response);
     (void)MHD_add_response_header(response, "Content-Type", "text/event-stream; charset=utf-8");
+    (void)MHD_add_response_header(response, "Vary", "Accept-Encoding");
+    if (reader->squeeze != NULL) {
+        (void)MHD_add_response_header(response, "Content-Encoding", "gzip");
+    }
     (void)MHD_add_response_header(response, "Cache-Control", "no-store");
     (void)MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* nginx in front must not hold events back */
     request->response = response;

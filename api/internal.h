@@ -361,6 +361,20 @@ void dd_events_end_all(struct dd_events *events); /* ends all streams; who may c
 int dd_events_readers(struct dd_events *events);
 uint64_t dd_events_bytes_sent(const struct dd_events *events);
 
+/* --- a gzip stream that is read while it is written (squeeze.c) ------------------------------------------------------
+ */
+
+#define DD_SQUEEZE_BYTES 16384
+
+struct dd_squeeze;
+struct dd_squeeze *dd_squeeze_new(void); /* NULL: no memory */
+void dd_squeeze_free(struct dd_squeeze *squeeze);
+char *dd_squeeze_plain(struct dd_squeeze *squeeze); /* DD_SQUEEZE_BYTES to be filled, once nothing is left to take */
+void dd_squeeze_put(struct dd_squeeze *squeeze, size_t n); /* n bytes of the plain ones are to be compressed */
+void dd_squeeze_finish(struct dd_squeeze *squeeze);        /* nothing will follow */
+/* Up to `room` compressed bytes (at least 8), how many; 0: nothing is left. */
+size_t dd_squeeze_take(struct dd_squeeze *squeeze, char *out, size_t room);
+
 /* --- connections (connections.c) ------------------------------------------------------------------------------------
  */
 

@@ -2,13 +2,16 @@
 //
 // Bundles and minifies src/ into files whose names carry a hash of their content, compresses each with gzip (level 9,
 // no time stamp, so that equal input gives equal bytes), and writes them as one C file of byte arrays (api/pages.h).
-// The chart library is a chunk of its own, fetched when the first chart is drawn.
+// Each page is a chunk of its own, and so is the chart library, which is fetched when the first chart is drawn.
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
+import en from './src/i18n/en.js';
+import zh from './src/i18n/zh.js';
+import { NAV, PAGES } from './src/first.js';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const TYPES = {
@@ -66,7 +69,9 @@ export async function buildAssets() {
     return found.path;
   };
   const html = readFileSync(path.join(here, 'index.html'), 'utf8')
-    .replace('{{preload}}', preloads(bundle.metafile))
+    .replace('{{preload}}', chunksOf(bundle.metafile, 'main.js').map((path) => preload(path)).join(''))
+    .replace('{{pages}}', JSON.stringify(Object.fromEntries(PAGES.map((name) => [name, chunksOf(bundle.metafile, `pages/${name}.js`)]))).replaceAll('"', '&quot;'))
+    .replace('{{nav}}', NAV.map(navLink).join(''))
     .replace(/\{\{([\w.]+)\}\}/g, (_, name) => find(name))
     .replace(/>\s+</g, '><');
   const index = { path: '/index.html', bytes: Buffer.from(html) };
@@ -81,13 +86,23 @@ export async function buildAssets() {
     .sort((a, b) => (a.path < b.path ? -1 : 1));
 }
 
-/** Links for the chunks that main.js imports at once, so that they are fetched beside it and not after it. */
-function preloads(metafile) {
-  const [, main] = Object.entries(metafile.outputs).find(([, output]) => output.entryPoint === 'src/main.js');
-  return main.imports
-    .filter((file) => file.kind === 'import-statement')
-    .map((file) => `<link rel="modulepreload" href="/assets/${path.basename(file.path)}" />`)
-    .join('');
+/** The files of an entry: its own and those that it imports at once, so that they are fetched beside one another. */
+function chunksOf(metafile, entry) {
+  const [file, output] = Object.entries(metafile.outputs).find(([, o]) => o.entryPoint === `src/${entry}`);
+  const needed = output.imports.filter(({ kind }) => kind === 'import-statement').map((i) => i.path);
+  return [file, ...needed].map((path_) => `/assets/${path.basename(path_)}`);
+}
+
+/** Fetched, but not compiled before the first paint, as modulepreload would do. */
+const preload = (file) => `<link rel="preload" as="script" crossorigin href="${file}" />`;
+
+/** A link of the header as it is seen before any script has run; style.css hides the other language. */
+function navLink(page) {
+  const words = [
+    ['en', en],
+    ['zh-CN', zh],
+  ].map(([lang, words_]) => `<span lang="${lang}">${words_[`nav.${page}`]}</span>`);
+  return `<a href="/${page}">${words.join('')}</a>`;
 }
 
 function digest(bytes) {

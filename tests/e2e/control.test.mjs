@@ -1,6 +1,8 @@
 // The life of an experiment over REST: queue order, pause, resume, cancel, retry, clone, patch, delete, and what is refused when.
 import test from 'node:test';
 import assert from 'node:assert/strict';
+import { get as httpGet } from 'node:http';
+import { constants, createGunzip } from 'node:zlib';
 import { Daemon, noBinary, noShared, sleep, tinyTeacher, topics, waitFor } from './daemon.mjs';
 
 const skip = noBinary;
@@ -239,6 +241,37 @@ test('events: the whole life of a run reaches a reader, and Last-Event-ID fills 
   text = '';
   while (!/event: ?reset/.test(text)) text += (await resetReader.read()).value;
   foreign.abort();
+});
+
+test('events: a reader that accepts gzip gets the same frames, readable as they come, in less than half of the bytes', { skip }, async () => {
+  const own = await Daemon.start({ args: ['--workers', '1', '--threads', '1'] });
+  try {
+    await own.upload('topics', { train: { text: topics(150), filename: 'train.tsv' }, dev: { text: topics(30, 5), filename: 'dev.tsv' } });
+    /** What a stream brings until it ends. `text` grows meanwhile. */
+    const open = (headers) =>
+      new Promise((done) => {
+        const got = { bytes: 0, text: '', pieces: 0 };
+        httpGet(`${own.url}/api/v1/events?types=status,epoch`, { headers }, (answer) => {
+          got.coding = answer.headers['content-encoding'];
+          answer.on('data', (chunk) => (got.bytes += chunk.length));
+          const source = got.coding === 'gzip' ? answer.pipe(createGunzip({ flush: constants.Z_SYNC_FLUSH })) : answer;
+          source.on('data', (chunk) => (got.text += chunk));
+          got.ended = new Promise((end, failed) => source.on('end', end).on('error', failed));
+          done(got);
+        });
+      });
+    const [plain, small] = [await open({}), await open({ 'Accept-Encoding': 'gzip' })];
+    assert.deepEqual([plain.coding, small.coding], [undefined, 'gzip']);
+    const { id } = await own.post('/experiments', { ...tinyTeacher, dataset: 'topics', epochs: 6 });
+    await own.waitState(id, 'finished');
+    await waitFor(() => small.text.includes('"status":"finished"'), 5000, 'the last event, before the stream ends');
+    await own.stop('SIGTERM');
+    await Promise.all([plain.ended, small.ended]); // with gzip's own end, else this fails
+    assert.equal(small.text, plain.text);
+    assert.ok(small.bytes < plain.bytes / 2, `${small.bytes} of ${plain.bytes} bytes`);
+  } finally {
+    await own.discard();
+  }
 });
 
 test('the real headlines upload with their counts', { skip: skip || noShared }, async () => {

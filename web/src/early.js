@@ -1,21 +1,33 @@
-// Runs before the first paint, so that a kept theme does not flash, and so that the page's first request, and the chart
-// library where it will be needed, are under way while the rest is read. Kept apart and small because it blocks rendering.
-import { drawsCharts, firstPath } from './first.js';
+// Runs before the first paint, so that a kept theme or language does not flash, and so that the page's first request, its
+// files and, where charts will be drawn, their library are under way while the rest is read. Kept apart and small because
+// it blocks rendering. What makes the page is compiled after the header that index.html holds has been painted.
+import { drawsCharts, firstPath, pageName } from './first.js';
+import { recall, sayLanguage, wantedLanguage } from './memory.js';
 
-try {
-  const theme = localStorage.getItem('distilld.theme');
-  if (theme === 'light' || theme === 'dark') document.documentElement.dataset.theme = theme;
-} catch {
-  // no storage: the system's preference decides
-}
-if (drawsCharts(location.pathname, location.search)) {
-  const link = document.createElement('link');
-  link.rel = 'modulepreload';
-  link.href = document.documentElement.dataset.charts;
-  document.head.append(link);
-}
-const path = firstPath(location.pathname, location.search);
+const PATIENCE_MS = 250; // where nothing is painted, as behind another window
+const { dataset } = document.documentElement;
+const { pathname, search } = location;
+
+const theme = recall('theme');
+if (theme === 'light' || theme === 'dark') dataset.theme = theme;
+sayLanguage(wantedLanguage());
+
+const path = firstPath(pathname, search);
 if (path) {
   window.firstAnswer = { path, response: fetch(`/api/v1/${path}`, { headers: { Accept: 'application/json' } }) };
   window.firstAnswer.response.catch(() => {}); // said when the page asks for it
 }
+
+const add = (tag, props) => document.head.append(Object.assign(document.createElement(tag), props));
+const page = pageName(pathname.split('/').filter(Boolean));
+const files = [...(JSON.parse(dataset.pages)[page] ?? []), ...(drawsCharts(pathname, search) ? [dataset.charts] : [])];
+for (const href of files) add('link', { rel: 'preload', as: 'script', crossOrigin: '', href });
+
+let begun = false;
+function begin() {
+  if (begun) return;
+  begun = true;
+  add('script', { type: 'module', src: dataset.main });
+}
+setTimeout(begin, PATIENCE_MS);
+requestAnimationFrame(() => setTimeout(begin));

@@ -1,21 +1,16 @@
 // The two languages. One dictionary each; tests/browser checks that their keys match and that every key used exists.
 import en from './i18n/en.js';
 import zh from './i18n/zh.js';
-import { recall, remember } from './memory.js';
+import { remember, sayLanguage, wantedLanguage } from './memory.js';
 
 const dictionaries = { en, zh };
 let current = 'en';
 
-/** The language kept by the switch, else the browser's first that we speak. */
-export function chooseLanguage() {
-  const kept = recall('language');
-  const wanted = [kept, ...navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase())];
-  setLanguage(wanted.find((tag) => tag in dictionaries) ?? 'en');
-}
+export const chooseLanguage = () => setLanguage(wantedLanguage());
 
 export function setLanguage(tag) {
   current = tag;
-  document.documentElement.lang = tag === 'zh' ? 'zh-CN' : 'en';
+  sayLanguage(tag);
 }
 
 export function switchLanguage() {

@@ -16,3 +16,16 @@ export function remember(key, value) {
     // the choice then lasts as long as the page
   }
 }
+
+export const LANGUAGES = ['en', 'zh'];
+
+/** The language kept by the switch, else the browser's first that we speak. */
+export function wantedLanguage() {
+  const wanted = [recall('language'), ...navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase())];
+  return wanted.find((tag) => LANGUAGES.includes(tag)) ?? LANGUAGES[0];
+}
+
+/** Tells the document, so that screen readers speak it and style.css shows it. */
+export function sayLanguage(tag) {
+  document.documentElement.lang = tag === 'zh' ? 'zh-CN' : 'en';
+}

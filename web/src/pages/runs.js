@@ -6,7 +6,7 @@ import { t } from '../i18n.js';
 import { explain, get, patch, query } from '../api.js';
 import { attempt, curlFor, notice, teach } from '../widgets.js';
 import { go, href, route, setParams } from '../router.js';
-import { COLUMNS, DEFAULT_COLUMNS } from '../runcolumns.js';
+import { COLUMNS, DEFAULT_COLUMNS, sparkline } from '../runcolumns.js';
 import { FINAL, hasSeries, keep, loadRun, loadRuns, loadSeries, on, run } from '../store.js';
 import { virtualRows } from '../virtual.js';
 import { FILTERS, LIST_PAGE, listSearch } from '../first.js';
@@ -414,7 +414,7 @@ export function mount(root) {
     await loadSeries(wanted, SPARK).catch(() => {});
     sparking = false;
     if (!root.isConnected) return;
-    for (const id of wanted) if (index.has(id)) rows.refreshRow(index.get(id));
+    for (const id of wanted) rows.row(index.get(id))?.querySelector('.spark')?.replaceWith(sparkline(id));
     if (wanted.every((id) => hasSeries(id, SPARK))) sparkNext(); // the reader may have gone on meanwhile
   }
 
