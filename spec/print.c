@@ -1,7 +1,6 @@
 /* JSON as text, with every number exact: cJSON (1.7.15) stops at 15 digits where it finds the rest negligible, which
- * changes seeds and ids from 10^15 on and the last bits of a learning rate.  It also prints each number up to three
- * times to find that out; an answer with a thousand of them is made here in a tenth of the time (base/number.c). The
- * layout is that of cJSON: without spaces, or indented by tabs. Threads: pure functions, any thread.
+ * changes seeds and ids from 10^15 on and the last bits of a learning rate.  Numbers are those of base/number.c, the
+ * layout is that of cJSON: without spaces, or indented by tabs.  Threads: pure functions, any thread.
  */
 #include <stdlib.h>
 #include <string.h>
