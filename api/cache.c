@@ -12,6 +12,7 @@
  * Threads: found on the HTTP thread, put from there and from request threads; `lock` guards the table and is a leaf. An
  * answer itself never changes; it goes when its last user does (`uses`), be that a response that is still being sent.
  */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -181,13 +182,14 @@ void dd_cache_put(struct dd_cache *cache, const struct dd_request *request, stru
     memcpy(own, key, len);
     pthread_mutex_lock(&cache->lock);
     struct entry *place = find(cache, key, len, hash);
-    if (place != NULL) {
-        drop(cache, place);
+    if (place == NULL) {
+        place = oldest(cache, true);
     }
-    place = oldest(cache, true);
+    assert(place != NULL); /* there are ENTRIES */
     drop(cache, place);
-    while (cache->bytes + kept->len > MOST_BYTES) { /* ends: an empty table has no bytes */
-        drop(cache, oldest(cache, false));
+    struct entry *other;
+    while (cache->bytes + kept->len > MOST_BYTES && (other = oldest(cache, false)) != NULL) {
+        drop(cache, other);
     }
     *place = (struct entry){own, hash, request->stamp, dd_kept_ref(kept), ++cache->clock};
     cache->bytes += kept->len;
