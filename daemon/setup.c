@@ -16,7 +16,8 @@ void dd_setup_release(struct dd_daemon *daemon, struct dd_setup *setup) {
     memset(setup, 0, sizeof *setup);
 }
 
-/* Training keeps a model of its own: it may be large and is not needed by anyone else afterwards. */
+/* Training keeps a model of its own: it may be large and is not needed by anyone else afterwards.  Its weights are read
+ * when they are needed, and checked then. */
 static enum dd_status load_model(struct dd_daemon *daemon, const char *name, struct dd_model **ret_model,
                                  struct dd_error *err) {
     struct dd_asset asset;
@@ -25,8 +26,13 @@ static enum dd_status load_model(struct dd_daemon *daemon, const char *name, str
     if (status != DD_OK)
         return status;
     status = dd_asset_path(daemon, &asset, path, err);
-    if (status == DD_OK)
-        status = dd_model_load(path, ret_model, err);
+    if (status == DD_OK) {
+        cJSON *info = dd_json_of(asset.info_json);
+        const char *sha256 = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(info, "sha256"));
+        status = sha256 != NULL && sha256[0] != '\0' ? dd_model_open(path, sha256, ret_model, err)
+                                                     : dd_model_load(path, ret_model, err);
+        cJSON_Delete(info);
+    }
     dd_asset_release(&asset);
     if (status != DD_OK)
         (void)dd_error_prefix(err, "model %s", name);

@@ -219,6 +219,7 @@ static enum dd_status train(struct dd_workers *workers, struct dd_job *job, stru
     if (setup == NULL)
         return dd_fail_memory(err, sizeof *setup);
     dd_job_phase(job, "loading", 0);
+    int64_t start = dd_clock_mono_us();
     enum dd_status status = dd_job_begin(job, err);
     if (status == DD_OK)
         status = dd_run_dir(daemon, job->id, run_dir, err);
@@ -227,6 +228,8 @@ static enum dd_status train(struct dd_workers *workers, struct dd_job *job, stru
     if (status == DD_OK) {
         reserve_memory(workers, job, estimate_memory(daemon, setup));
         job->dataset = setup->dataset->dataset;
+        dd_job_logf(job, DD_LOG_INFO, "data set and models opened in %.2f s",
+                    (double)(dd_clock_mono_us() - start) / 1e6);
         bool named = job->experiment.name != NULL && job->experiment.name[0] != '\0';
         snprintf(title, sizeof title, named ? "%s (experiment %" PRId64 ")" : "%sexperiment %" PRId64,
                  named ? job->experiment.name : "", job->id);

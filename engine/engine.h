@@ -188,11 +188,20 @@ struct dd_model {
     struct dd_model_info info;
     struct dd_params *params; /* always with pooler and classifier tensors: new ones zero where the file had none */
     struct dd_tokenizer *tokenizer; /* NULL where the directory has no vocab.txt */
+    char *path;                     /* of dd_model_open, until the weights are there */
 };
 /* path: a directory, or a single .pt / .bin / .safetensors file with config.json and vocab.txt beside it or, for a
  * pickled module, its config inside.  Every dimension is checked against config and file size.  Errors: DD_CORRUPT,
  * DD_UNSUPPORTED, DD_NOT_FOUND; the message names the tensor and the shapes. */
 enum dd_status dd_model_load(const char *path, struct dd_model **ret_model, struct dd_error *err) DD_MUST_CHECK;
+/* The same but for the values, which wait for dd_model_need_weights: reading and hashing those of a 12-layer teacher
+ * takes a second, and a run whose logits are all in the cache asks for none.  sha256: what info.sha256 was when the
+ * model was registered (64 hex digits).  An int8 model is read whole. */
+enum dd_status dd_model_open(const char *path, const char *sha256, struct dd_model **ret_model,
+                             struct dd_error *err) DD_MUST_CHECK;
+/* Reads the values if they are not there yet; by the model's only user.  DD_CORRUPT "model_changed": they are not those
+ * that were registered. */
+enum dd_status dd_model_need_weights(const struct dd_model *model, struct dd_error *err) DD_MUST_CHECK;
 void dd_model_free(struct dd_model *model);
 enum dd_status dd_model_inspect(const char *path, struct dd_model_info *ret_info,
                                 struct dd_error *err) DD_MUST_CHECK; /* all but the values */

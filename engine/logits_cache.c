@@ -372,8 +372,12 @@ static enum dd_status fill(const struct entry *entry, bool locked, const struct 
     if (locked) {
         remove_leftovers(entry, cache_dir);
     }
-    status = entry->wanted ? ask_states(entry->wanted, teacher, packed, max_length, pool, progress, cancel, logits, err)
-                           : ask(teacher, packed, max_length, pool, progress, cancel, logits, err);
+    status = dd_model_need_weights(teacher, err);
+    if (status == DD_OK) {
+        status = entry->wanted
+                     ? ask_states(entry->wanted, teacher, packed, max_length, pool, progress, cancel, logits, err)
+                     : ask(teacher, packed, max_length, pool, progress, cancel, logits, err);
+    }
     if (status == DD_OK) {
         status = entry_write(entry, logits, err);
     }

@@ -53,12 +53,16 @@ static void copy_state(void *context, int state, const float *values, int rows) 
 enum dd_status dd_asker_init(struct dd_asker *asker, const struct dd_model *teacher, int max_tokens, int max_sequences,
                              int max_length, struct dd_team *team, struct dd_error *err) {
     const struct dd_bert_config *config = &teacher->info.config;
+    enum dd_status status = dd_model_need_weights(teacher, err);
+    if (status != DD_OK) {
+        return status;
+    }
     struct dd_asker made = {.params = teacher->params, .width = config->hidden_size, .layers = config->layers};
     made.logits = dd_calloc((size_t)max_sequences * (size_t)config->n_labels, sizeof *made.logits);
     if (!made.logits) {
         return dd_fail_memory(err, (size_t)max_sequences * (size_t)config->n_labels * sizeof *made.logits);
     }
-    enum dd_status status =
+    status =
         dd_bert_new(config, max_tokens, max_sequences, max_length, false, DD_PRECISION_FP32, team, &made.bert, err);
     if (status != DD_OK) {
         dd_asker_release(&made);

@@ -374,7 +374,18 @@ static enum dd_status read_values(const struct source *source, struct dd_params 
     return status;
 }
 
-enum dd_status dd_model_load(const char *path, struct dd_model **ret_model, struct dd_error *err) {
+/* Room for the values, and the values. */
+static enum dd_status fill_params(const struct source *source, struct dd_params *params, struct dd_model_info *info,
+                                  struct dd_error *err) {
+    enum dd_status status = dd_params_allocate(params, err);
+    if (status == DD_OK && info->int8) {
+        status = dd_int8_new(&info->config, &params->int8, err);
+    }
+    return status == DD_OK ? read_values(source, params, info, err) : status;
+}
+
+/* sha256: NULL, or the values are left where they are. */
+static enum dd_status load(const char *path, const char *sha256, struct dd_model **ret_model, struct dd_error *err) {
     DD_CLEANUP(release_source) struct source source = {0};
     struct dd_model *model = dd_calloc(1, sizeof *model);
     if (model == NULL) {
@@ -384,13 +395,13 @@ enum dd_status dd_model_load(const char *path, struct dd_model **ret_model, stru
     if (status == DD_OK) { /* the layout becomes the model's */
         model->params = source.layout;
         source.layout = NULL;
-        status = dd_params_allocate(model->params, err);
     }
-    if (status == DD_OK && model->info.int8) {
-        status = dd_int8_new(&model->info.config, &model->params->int8, err);
-    }
-    if (status == DD_OK) {
-        status = read_values(&source, model->params, &model->info, err);
+    if (status == DD_OK && (sha256 == NULL || model->info.int8)) {
+        status = fill_params(&source, model->params, &model->info, err);
+    } else if (status == DD_OK) {
+        snprintf(model->info.sha256, sizeof model->info.sha256, "%s", sha256);
+        model->path = dd_strdup(path);
+        status = model->path != NULL ? DD_OK : dd_fail_memory(err, strlen(path));
     }
     if (status != DD_OK) {
         dd_model_free(model);
@@ -400,6 +411,34 @@ enum dd_status dd_model_load(const char *path, struct dd_model **ret_model, stru
     source.tokenizer = NULL;
     *ret_model = model;
     return DD_OK;
+}
+
+enum dd_status dd_model_load(const char *path, struct dd_model **ret_model, struct dd_error *err) {
+    return load(path, NULL, ret_model, err);
+}
+
+enum dd_status dd_model_open(const char *path, const char *sha256, struct dd_model **ret_model, struct dd_error *err) {
+    return load(path, sha256, ret_model, err);
+}
+
+enum dd_status dd_model_need_weights(const struct dd_model *model, struct dd_error *err) {
+    if (model->params->slab != NULL) {
+        return DD_OK;
+    }
+    struct dd_model *found = NULL;
+    enum dd_status status = load(model->path, NULL, &found, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    if (strcmp(found->info.sha256, model->info.sha256) != 0 || found->params->count != model->params->count) {
+        status = dd_fail(err, DD_CORRUPT, "model_changed",
+                         "the weights in %s are not those that were registered; register them again", model->path);
+    } else {
+        model->params->slab = found->params->slab;
+        found->params->slab = NULL;
+    }
+    dd_model_free(found);
+    return status;
 }
 
 enum dd_status dd_model_inspect(const char *path, struct dd_model_info *ret_info, struct dd_error *err) {
@@ -424,5 +463,6 @@ void dd_model_free(struct dd_model *model) {
     }
     dd_params_free(model->params);
     dd_tokenizer_free(model->tokenizer);
+    free(model->path);
     free(model);
 }

@@ -44,6 +44,12 @@ void dd_run_phase(const struct dd_run *run, const char *phase, double done) {
     }
 }
 
+double dd_run_lap(struct dd_run *run) {
+    int64_t now = dd_clock_mono_us(), since = now - run->lap_us;
+    run->lap_us = now;
+    return (double)since / 1e6;
+}
+
 /* --- setting up ------------------------------------------------------------------------------------------------- */
 
 static enum dd_status check_input(const struct dd_train_input *in, struct dd_error *err) {
@@ -139,12 +145,15 @@ static enum dd_status make_buffers(struct dd_run *run, struct dd_error *err) {
 static enum dd_status set_up(struct dd_run *run, struct dd_error *err) {
     dd_run_phase(run, "tokenizing", 0.0);
     enum dd_status status = dd_student_new(run, &run->student, err);
+    run->seconds.student = dd_run_lap(run);
     if (status == DD_OK) {
         status = dd_run_pack(run, err);
+        run->seconds.tokens = dd_run_lap(run);
     }
     /* The teacher goes first: while it works the student's activations need not exist. */
     if (status == DD_OK && run->spec->task == DD_TASK_DISTILL) {
         status = dd_run_ask_teacher(run, err);
+        run->seconds.teacher = dd_run_lap(run);
     }
     if (status == DD_OK) {
         status = make_kernels(run, err);
@@ -152,7 +161,20 @@ static enum dd_status set_up(struct dd_run *run, struct dd_error *err) {
     if (status == DD_OK) {
         status = make_buffers(run, err);
     }
+    run->seconds.memory = dd_run_lap(run);
     return status;
+}
+
+static void log_ready(const struct dd_run *run) {
+    const struct dd_run_seconds *s = &run->seconds;
+    double all = (double)(dd_clock_mono_us() - run->began_us) / 1e6;
+    char teacher[48] = "";
+    if (run->spec->task == DD_TASK_DISTILL) {
+        snprintf(teacher, sizeof teacher, "the teacher's logits %.2f, ", s->teacher);
+    }
+    dd_run_log(run, DD_LOG_INFO,
+               "ready after %.2f s: first weights %.2f, tokens %.2f, %smemory %.2f, looking for a checkpoint %.2f", all,
+               s->student, s->tokens, teacher, s->memory, s->resume);
 }
 
 static void run_release(struct dd_run *run) {
@@ -381,6 +403,10 @@ static enum dd_status train(struct dd_run *run, struct dd_train_result *ret_resu
     }
     if (status == DD_OK) {
         status = dd_run_resume(run, err);
+        run->seconds.resume = dd_run_lap(run);
+    }
+    if (status == DD_OK) {
+        log_ready(run);
     }
     if (status == DD_OK) {
         status = tell_reference(run, err);
@@ -404,6 +430,7 @@ enum dd_status dd_train(const struct dd_train_input *input, struct dd_train_resu
     run->n_classes = dd_dataset_classes(input->dataset);
     run->run_fd = -1;
     run->saved_step = -1;
+    run->began_us = run->lap_us = dd_clock_mono_us();
     dd_run_state_init(&run->state);
     run->state.extent = dd_run_extent(input->spec);
     enum dd_status status = check_input(input, err);

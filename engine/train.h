@@ -260,10 +260,18 @@ struct dd_matching { /* train_match.c; all zero where the spec matches nothing *
     float *states;                  /* of the train rows, as dd_states_cached; NULL: the asker is asked every step */
     struct dd_asker asker;
 };
+/* Seconds beside the steps; what a run's log says of them. */
+struct dd_run_seconds {
+    double student, tokens, teacher, memory, resume; /* before the first step */
+    double best, checkpoint;                         /* best models and checkpoints written, in all */
+};
+
 struct dd_run {
     const struct dd_train_input *input;
     const struct dd_spec *spec;
     int run_fd; /* the directory, locked */
+    int64_t began_us, lap_us;
+    struct dd_run_seconds seconds;
     struct dd_run_identity identity;
     struct dd_team *team;
     struct dd_model *student; /* owned */
@@ -295,6 +303,8 @@ struct dd_run {
     double checkpoint_cost_s; /* how long the last one took; 0: unknown */
 };
 void dd_run_log(const struct dd_run *run, enum dd_log_level level, const char *fmt, ...) DD_PRINTF(3, 4);
+/* Seconds since the lap before. */
+double dd_run_lap(struct dd_run *run);
 void dd_run_phase(const struct dd_run *run, const char *phase, double done);
 
 /* The student (or the model to finetune) with its first weights.  Source of the weights per task and spec->init. */

@@ -231,10 +231,12 @@ static enum dd_status save_model(const struct dd_run *run, const struct dd_epoch
 
 enum dd_status dd_run_save_best(struct dd_run *run, const struct dd_epoch_metrics *metrics, struct dd_error *err) {
     char dir[4096];
+    int64_t start = dd_clock_mono_us();
     enum dd_status status = best_path(run, metrics->epoch, dir, sizeof dir, err);
     if (status == DD_OK) {
         status = save_model(run, metrics, dir, run->state.best_sha256, err);
     }
+    run->seconds.best += (double)(dd_clock_mono_us() - start) / 1e6;
     return status;
 }
 
@@ -281,6 +283,7 @@ enum dd_status dd_run_save(struct dd_run *run, int64_t deadline_us, struct dd_er
     run->saved_epochs = state->epochs_done;
     run->checkpoint_at_us = dd_clock_mono_us();
     run->checkpoint_cost_s = (double)(run->checkpoint_at_us - start) / 1e6;
+    run->seconds.checkpoint += run->checkpoint_cost_s;
     return DD_OK;
 }
 
@@ -410,6 +413,7 @@ enum dd_status dd_run_finish(struct dd_run *run, struct dd_train_result *ret_res
                                    .last = state->last};
     memcpy(finished.best_sha256, state->best_sha256, sizeof finished.best_sha256);
     struct dd_train_result result;
+    (void)dd_run_lap(run);
     dd_run_phase(run, "exporting", 0.0);
     enum dd_status status = fill_result(run, &finished, &result, err);
     if (status == DD_OK) {
@@ -428,6 +432,10 @@ enum dd_status dd_run_finish(struct dd_run *run, struct dd_train_result *ret_res
     result.model_bytes = finished.model_bytes;
     remove_checkpoints(run, state->best.epoch);
     dd_run_phase(run, "exporting", 1.0);
+    dd_run_log(run, DD_LOG_INFO,
+               "done after %.1f s: best models written in %.2f s, checkpoints in %.2f, the last model in %.2f",
+               (double)(dd_clock_mono_us() - run->began_us) / 1e6, run->seconds.best, run->seconds.checkpoint,
+               dd_run_lap(run));
     *ret_result = result;
     return DD_OK;
 }

@@ -200,6 +200,9 @@ static enum dd_status copy_model(const struct dd_run *run, struct dd_model *stud
     struct copy copy = {.from = source->params, .to = student->params, .who = who};
     enum dd_status status = check_sizes(student, source, who, err);
     if (status == DD_OK) {
+        status = dd_model_need_weights(source, err);
+    }
+    if (status == DD_OK) {
         status = copy_prefix(&copy, "bert.embeddings.", "bert.embeddings.", err);
     }
     if (status == DD_OK) {

@@ -88,6 +88,34 @@ static void expect_file(const char *name, const char *part) {
     free(text);
 }
 
+/* Opened by a hash that is known: the values come when they are asked for, and are those or none. */
+static void test_values_that_wait(void **state) {
+    (void)state;
+    struct dd_error err = {0};
+    struct dd_model *whole = load(FIXTURES "/f32.safetensors"), *model = NULL;
+    must(dd_model_open(FIXTURES "/f32.safetensors", whole->info.sha256, &model, &err), &err);
+    assert_null(model->params->slab);
+    assert_string_equal(model->info.sha256, whole->info.sha256);
+    assert_int_equal(model->params->count, whole->params->count);
+    assert_non_null(model->tokenizer);
+    must(dd_model_need_weights(model, &err), &err);
+    check_values(model);
+    const float *slab = model->params->slab;
+    must(dd_model_need_weights(model, &err), &err);
+    assert_ptr_equal(model->params->slab, slab);
+    dd_model_free(model);
+
+    char other[sizeof whole->info.sha256];
+    memset(other, 'a', sizeof other - 1);
+    other[sizeof other - 1] = '\0';
+    must(dd_model_open(FIXTURES "/f32.safetensors", other, &model, &err), &err);
+    assert_int_equal(dd_model_need_weights(model, &err), DD_CORRUPT);
+    assert_string_equal(err.code, "model_changed");
+    assert_null(model->params->slab);
+    dd_model_free(model);
+    dd_model_free(whole);
+}
+
 static void test_save(void **state) {
     (void)state;
     char dir[512], path[512];
@@ -339,6 +367,7 @@ static void test_damage(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_values_that_wait),
         cmocka_unit_test(test_save),
         cmocka_unit_test(test_save_fp16),
         cmocka_unit_test(test_refusals),

@@ -96,6 +96,30 @@ static void test_means(void **state) {
     free(probabilities);
 }
 
+/* A teacher of whom all is known is not read; one of whom it is not, is. */
+static void test_a_known_teacher_stays_on_disk(void **state) {
+    (void)state;
+    struct dd_error err;
+    char dir[512];
+    fixture_path(dir, "teacher-on-disk");
+    must(dd_model_save(second, dir, NULL, &err), &err);
+    struct dd_model *whole = NULL, *opened = NULL;
+    must(dd_model_load(dir, &whole, &err), &err);
+    int before = cached_files();
+    for (int known = 0; known < 2; known++) {
+        must(dd_model_open(dir, whole->info.sha256, &opened, &err), &err);
+        float *said = ask(&opened, 1, DD_MEAN_PROBABILITIES, DD_OK, &err);
+        float *wanted = ask(&second, 1, DD_MEAN_PROBABILITIES, DD_OK, &err);
+        assert_memory_equal(said, wanted, 23 * FIXTURE_CLASSES * sizeof *said);
+        assert_int_equal(opened->params->slab == NULL, known);
+        assert_int_equal(cached_files(), before + 2);
+        free(said);
+        free(wanted);
+        dd_model_free(opened);
+    }
+    dd_model_free(whole);
+}
+
 /* A teacher whose labels stand in another order says the same. */
 static void test_classes_are_matched_for_each(void **state) {
     (void)state;
@@ -239,6 +263,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_means),
+        cmocka_unit_test(test_a_known_teacher_stays_on_disk),
         cmocka_unit_test(test_classes_are_matched_for_each),
         cmocka_unit_test(test_what_does_not_fit_is_refused),
         cmocka_unit_test(test_teachers_are_part_of_the_run),
