@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import { Daemon, tinyTeacher, topics } from '../e2e/daemon.mjs';
 import { launch, noBrowser } from './browser.mjs';
-import { cellsOf, countRuns, parseAxis, pooled } from '../../web/src/pages/sweep-parts.js';
+import { cellsOf, countRuns, importance, parseAxis, pooled, rankCorrelation } from '../../web/src/pages/sweep-parts.js';
 
 const skip = noBrowser;
 let daemon, browser;
@@ -51,6 +51,10 @@ test('a sweep by the form becomes a heat map of the daemon’s means', { skip },
   assert.deepEqual(cells, means.map(digits));
   assert.match(await page.locator('.heat td.best').textContent(), new RegExp(digits(sweep.best.score)));
   assert.match(await page.locator('.lead').first().textContent(), /of the 3 other points cannot be told from it\. Paired bootstrap over 60 dev rows/);
+  const matters = page.locator('section', { has: page.getByRole('heading', { name: 'Which setting matters' }) }).locator('tbody tr');
+  assert.equal(await matters.count(), 2);
+  const shares = importance(sweep, 'macro_f1').map((row) => `${row.axis}${(100 * row.share).toFixed(0)}%`);
+  assert.deepEqual(await matters.evaluateAll((list) => list.map((row) => row.cells[0].textContent + row.cells[1].textContent)), shares);
   await page.getByLabel('Across').selectOption('alpha');
   await page.waitForURL(/hx=alpha/);
   const turned = await browser.open(page.url(), { context: page.context() });
@@ -117,6 +121,23 @@ test('cells pool the spread of the points they hold', () => {
   assert.deepEqual(columns, [9, 10], 'numbers in their own order');
   assert.deepEqual(rows, [0.2]);
   assert.deepEqual(cells[0].map((c) => c.mean), [0.6, 0.5]);
+});
+
+test('importance is the main effect in a grid, the squared rank correlation where values hardly repeat', () => {
+  const point = (values, mean) => ({ n: 1, values, f1: { mean } });
+  // 2 a + b on a 2 × 2 grid: variances 4 and 1
+  const grid = { axes: ['b', 'a'], points: [[0, 0], [0, 1], [1, 0], [1, 1]].map(([a, b]) => point({ a, b }, 2 * a + b)) };
+  const [first, second] = importance(grid, 'f1');
+  assert.deepEqual([first.axis, second.axis], ['a', 'b']);
+  assert.ok(Math.abs(first.share - 0.8) < 1e-12 && Math.abs(second.share - 0.2) < 1e-12);
+  assert.ok(first.trend > second.trend && second.trend > 0);
+  // values that never repeat: a share between values would be 1 whatever they did
+  const drawn = { axes: ['lr', 'opt'], points: [4, 1, 3, 2, 5].map((lr, i) => point({ lr, opt: i % 2 ? 'sgd' : 'adamw' }, -lr)) };
+  const [lr, opt] = importance(drawn, 'f1');
+  assert.deepEqual([lr.axis, lr.share, lr.trend, opt.trend], ['lr', 1, -1, null]);
+  assert.equal(importance({ ...grid, points: grid.points.slice(1) }, 'f1'), null, 'three points say nothing');
+  assert.equal(rankCorrelation([1, 2, 3], [5, 5, 5]), 0);
+  assert.equal(rankCorrelation([1, 2, 2, 9], [1, 3, 3, 4]), 1);
 });
 
 test('axes are read as lists or ranges', () => {

@@ -34,11 +34,14 @@ export function explain(problem) {
 let unauthorized = () => {};
 export const onUnauthorized = (fn) => (unauthorized = fn);
 
-/** The answer that early.js has asked for already, once. */
+const FRESH_MS = 5000;
+
+/** The answer that early.js has asked for already, once, and while it is new. */
 function early(method, path) {
   const first = window.firstAnswer;
-  window.firstAnswer = null; // whatever is asked first: later it would be old
-  return method === 'GET' && first?.path === path ? first.response : null;
+  if (method !== 'GET' || first?.path !== path) return null;
+  window.firstAnswer = null;
+  return performance.now() < FRESH_MS ? first.response : null;
 }
 
 async function request(method, path, { body, headers = {}, accept = 'application/json', signal } = {}) {

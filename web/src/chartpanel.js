@@ -40,7 +40,6 @@ export function chartPanel(options) {
       'figcaption',
       { class: 'panel-head' },
       h('h2', {}, options.title),
-      legend,
       h(
         'span',
         { class: 'panel-tools' },
@@ -48,6 +47,7 @@ export function chartPanel(options) {
         h('button', { type: 'button', class: 'quiet', onclick: exportPng }, 'PNG'),
         h('button', { type: 'button', class: 'quiet', onclick: exportCsv }, 'CSV'),
       ),
+      legend,
     ),
     canvas,
     twin,
@@ -120,6 +120,7 @@ export function chartPanel(options) {
           {
             type: 'button',
             class: 'legend-entry',
+            title: s.name,
             dataset: { id: s.id },
             'aria-pressed': String(!s.hidden),
             onclick: () => options.onToggle?.(s.toggle ?? s.id),

@@ -44,8 +44,9 @@ export function runColour(id, dark = isDark()) {
   return dark ? oklch(0.78, 0.125, hue) : oklch(0.54, 0.135, hue);
 }
 
-export const runDash = (id) => DASHES[Math.floor(id / 5) % DASHES.length];
-export const runSymbol = (id) => SYMBOLS[id % SYMBOLS.length];
+/** Neighbours, which are most often seen together, differ in their dash, which long curves show too. */
+export const runDash = (id) => DASHES[(id - 1) % DASHES.length];
+export const runSymbol = (id) => SYMBOLS[Math.floor((id - 1) / DASHES.length) % SYMBOLS.length];
 
 const PARTS = [
   ['--c-kl', 62],

@@ -15,6 +15,7 @@ export const shortScore = (v) => String(Number(v.toFixed(4))).replace(/^(-?)0\./
 export function delta(v) {
   if (missing(v)) return NONE;
   const text = Math.abs(v).toFixed(4).replace(/^0\./, '.');
+  if (text === '.0000') return '±.0000';
   return v > 0 ? `+${text}` : v < 0 ? `\u2212${text}` : `±${text}`;
 }
 

@@ -73,7 +73,7 @@ export function timeLeft(r) {
   return NONE;
 }
 
-/** key → {cell(run), sort: API key, rising: sorted upwards at first, num: right-aligned, phone: shown on narrow screens} */
+/** key → {cell(run), title(run): where the cell may be cut, sort: API key, rising: sorted upwards at first, num: right-aligned, phone: shown on narrow screens} */
 export const COLUMNS = {
   status: { sort: 'status', phone: true, cell: (r) => statusMark(r.status) },
   name: {
@@ -90,8 +90,8 @@ export const COLUMNS = {
     ],
   },
   task: { cell: (r) => t(`task.${r.spec.task}`) },
-  dataset: { sort: 'dataset', cell: (r) => r.spec.dataset },
-  shape: { sort: 'layers', cell: (r) => shape(r.spec) },
+  dataset: { sort: 'dataset', cell: (r) => r.spec.dataset, title: (r) => r.spec.dataset },
+  shape: { sort: 'layers', cell: (r) => shape(r.spec), title: (r) => shape(r.spec) },
   optimizer: { cell: (r) => optimizerName(r.spec) },
   lr: { sort: 'lr', num: true, cell: (r) => number(learningRate(r.spec)) },
   T: { sort: 'T', num: true, cell: (r) => (r.spec.task === 'distill' ? number(r.spec.T) : NONE) },
@@ -114,6 +114,7 @@ export const COLUMNS = {
   },
   size: { sort: 'model_bytes', num: true, cell: (r) => bytes(r.model?.bytes) },
   tags: {
+    title: (r) => (r.spec.tags ?? r.tags ?? []).join(', '),
     cell: (r) =>
       (r.spec.tags ?? r.tags ?? []).map((tag) => h('a', { class: 'tag', href: href(['runs'], { tag }) }, tag)),
   },

@@ -386,6 +386,7 @@ export function mount(root) {
   let askedLead = 0;
   async function drawLead() {
     const mine = ++askedLead;
+    if (!lead.hasChildNodes()) fill(lead, h('p', { class: 'faint' }, t('chart.reading')));
     const scoreOf = (id) => run(id)?.best?.macro_f1 ?? -1;
     const best = ids.reduce((a, b) => (scoreOf(b) > scoreOf(a) ? b : a), ids[0]);
     const base = ids.includes(Number(param('base'))) ? Number(param('base')) : best;

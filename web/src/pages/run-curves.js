@@ -131,9 +131,10 @@ export function curves(id) {
       },
     );
 
+  const nothing = (rows) => t(rows ? 'chart.nothing_yet' : 'chart.reading');
   function lossSummary() {
     const rows = metricsOf(id);
-    if (!rows?.length) return t('chart.nothing_yet');
+    if (!rows?.length) return nothing(rows);
     const train = rows.column('train_loss');
     const dev = rows.column('dev_loss');
     const finite = dev.map((v) => v ?? Infinity);
@@ -149,7 +150,7 @@ export function curves(id) {
   function scoreSummary() {
     const rows = metricsOf(id);
     const r = run(id);
-    if (!rows?.length || !r?.best?.epoch) return t('chart.nothing_yet');
+    if (!rows?.length || !r?.best?.epoch) return nothing(rows);
     const share = r.retention?.macro_f1;
     return t(typeof share === 'number' ? 'summary.score_teacher' : 'summary.score', {
       best: score(r.best.macro_f1),
@@ -204,7 +205,7 @@ export function curves(id) {
   }
   const stepSummary = (column, key) => () => {
     const rows = steps.rows();
-    if (!rows?.length) return t('chart.nothing_yet');
+    if (!rows?.length) return nothing(rows);
     const values = rows.column(column).filter((v) => v !== null);
     if (!values.length) return t('chart.nothing_yet');
     const low = values.reduce((a, b) => Math.min(a, b));
@@ -221,11 +222,11 @@ export function curves(id) {
       onZoom: zoomTo('sz'),
       model: stepModel(
         (c) => [
-          { id: 'step_loss', column: 'loss', colour: c.own, width: 1, end: distils() ? 'Σ' : undefined },
+          { id: 'step_loss', column: 'loss', colour: c.own, width: 1, front: distils(), end: distils() ? 'Σ' : undefined },
           ...(distils()
             ? [
-                { id: 'step_kl', column: 'kl', colour: c.kl, width: 1, end: 'KL' },
-                { id: 'step_ce', column: 'ce', colour: c.ce, width: 1, end: 'CE' },
+                { id: 'step_kl', column: 'kl', colour: c.kl, width: 1, opacity: 0.55, end: 'KL' },
+                { id: 'step_ce', column: 'ce', colour: c.ce, width: 1, opacity: 0.55, end: 'CE' },
               ]
             : []),
         ],

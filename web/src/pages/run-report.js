@@ -109,7 +109,7 @@ export function confusionTable(matrix, classes, onCell = null) {
             return h(
               'td',
               {
-                class: `num ${i === j ? 'hit' : 'miss'}${share > 0.55 ? ' deep' : ''}`,
+                class: `num ${i === j ? 'hit' : 'miss'}${share > 0.55 ? ' deep' : ''}${n ? '' : ' none'}`,
                 vars: { '--v': share.toFixed(3) },
                 title: label,
               },

@@ -71,10 +71,14 @@ export function mount(root, { parts }) {
         moving('T', spec.T, spec.T_end),
         moving('α', spec.alpha, spec.alpha_end),
         `${t('column.seed')} ${spec.seed}`,
-        ...(r.tags ?? spec.tags ?? []).map((tag) => h('a', { class: 'tag', href: href(['runs'], { tag }) }, tag)),
       ]
         .filter(Boolean)
         .flatMap((part, i) => (i ? [h('span', { class: 'sep', 'aria-hidden': 'true' }, '·'), part] : [part])),
+      h(
+        'span',
+        { class: 'tags' },
+        (r.tags ?? spec.tags ?? []).map((tag) => h('a', { class: 'tag', href: href(['runs'], { tag }) }, tag)),
+      ),
       (r.notes || spec.notes) && h('span', { class: 'notes' }, r.notes || spec.notes),
     );
     showState(r);

@@ -199,7 +199,11 @@ export function mount(root) {
       columns().map((key) =>
         h(
           'td',
-          { role: 'cell', class: `c-${key}${COLUMNS[key].num ? ' num' : ''}${COLUMNS[key].phone ? ' phone' : ''}` },
+          {
+            role: 'cell',
+            class: `c-${key}${COLUMNS[key].num ? ' num' : ''}${COLUMNS[key].phone ? ' phone' : ''}`,
+            title: r && COLUMNS[key].title?.(r),
+          },
           r ? cell(key, r) : '',
         ),
       ),

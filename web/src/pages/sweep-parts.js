@@ -53,6 +53,44 @@ export function cellsOf(points, x, y, metric) {
   return { columns, rows, cells, low: Math.min(...means), high: Math.max(...means) };
 }
 
+/** Ranks from 1, ties sharing the mean of theirs. */
+function ranks(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return values.map((v) => (sorted.indexOf(v) + sorted.lastIndexOf(v)) / 2 + 1);
+}
+
+/** Spearman's rank correlation; 0 where one side never changes. */
+export function rankCorrelation(x, y) {
+  const [a, b] = [ranks(x), ranks(y)];
+  const middle = (x.length + 1) / 2;
+  const product = (p, q) => p.reduce((sum, v, i) => sum + (v - middle) * (q[i] - middle), 0);
+  return product(a, b) / Math.sqrt(product(a, a) * product(b, b)) || 0;
+}
+
+/**
+ * How much each axis decides: the share of the points' variance that lies between its values (eta squared, which in a full
+ * grid is the axis's main effect); of an axis that hardly repeats a value, the squared rank correlation. `trend`: the rank
+ * correlation itself, null where the values are no numbers. The largest first; null with fewer than four points.
+ */
+export function importance(sweep, metric) {
+  const points = sweep.points.filter((p) => p.n);
+  if (points.length < 4) return null;
+  const scores = points.map((p) => p[metric].mean);
+  const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
+  const all = mean(scores);
+  const total = scores.reduce((sum, v) => sum + (v - all) ** 2, 0);
+  const rows = sweep.axes.map((axis) => {
+    const values = distinct(points, axis);
+    const numbers = points.map((p) => p.values[axis]);
+    const trend = numbers.every((v) => typeof v === 'number') && values.length > 1 ? rankCorrelation(numbers, scores) : null;
+    const groups = values.map((value) => scores.filter((_, i) => JSON.stringify(numbers[i]) === JSON.stringify(value)));
+    const between = groups.reduce((sum, g) => sum + g.length * (mean(g) - all) ** 2, 0);
+    const repeats = values.length <= points.length / 2;
+    return { axis, share: repeats ? (total > 0 ? between / total : 0) : (trend ?? 0) ** 2, trend };
+  });
+  return rows.sort((a, b) => b.share - a.share);
+}
+
 /** Parallel coordinates: an axis for each of the sweep's and one for the score, lines coloured by score. */
 export function lineSeries(sweep, metric, colour) {
   const points = sweep.points.filter((p) => p.n).sort((a, b) => a[metric].mean - b[metric].mean);

@@ -12,9 +12,10 @@ import { attempt, confirmDialog, curlFor, progressBar, segmented, statusMark, te
 import { href, route, setParams } from '../router.js';
 import { on, run } from '../store.js';
 import { intervalText, testText, ties, verdict } from './lead.js';
-import { cellsOf, lineSeries, showValue, spreadText } from './sweep-parts.js';
+import { cellsOf, importance, lineSeries, showValue, spreadText } from './sweep-parts.js';
 import { sweepForm } from './sweep-form.js';
 
+const NO_TREND = 0.2; // below it a rank correlation says nothing to the eye
 const REFRESH_MS = 2000;
 const METRICS = ['macro_f1', 'accuracy'];
 
@@ -93,6 +94,7 @@ function one(root, id) {
   let sweep = null;
   const head = h('div', {});
   const heat = h('section', {});
+  const matters = h('section', {});
   const table = h('section', {});
   const param = (name) => route().params.get(name);
   const metric = () => (METRICS.includes(param('metric')) ? param('metric') : 'macro_f1');
@@ -108,7 +110,7 @@ function one(root, id) {
   });
   fill(
     root,
-    h('div', { class: 'page' }, head, heat, h('div', { class: 'charts' }, parallel.element), table),
+    h('div', { class: 'page' }, head, h('div', { class: 'columns' }, heat, matters), h('div', { class: 'charts' }, parallel.element), table),
   );
 
   /** A score as a colour: from paper to ink of one hue, so that lightness alone says which is better. */
@@ -228,6 +230,39 @@ function one(root, id) {
     );
   }
 
+  /** Which setting decides, by the points that have a score. */
+  function drawMatters() {
+    const rows = sweep.axes.length > 1 ? importance(sweep, metric()) : null;
+    if (!rows) {
+      fill(matters);
+      return;
+    }
+    const said = ({ trend }) => t(trend === null ? 'sweeps.trend_none' : Math.abs(trend) < NO_TREND ? 'sweeps.trend_flat' : trend > 0 ? 'sweeps.trend_up' : 'sweeps.trend_down');
+    fill(
+      matters,
+      h('h2', { class: 'section' }, t('sweeps.matters')),
+      h(
+        'table',
+        { class: 'data' },
+        h('caption', {}, t('sweeps.matters_help')),
+        h('thead', {}, h('tr', {}, ['axis', 'share', 'trend'].map((c) => h('th', { scope: 'col', class: c === 'share' ? 'num' : '' }, t(`sweeps.${c}`))))),
+        h(
+          'tbody',
+          {},
+          rows.map((row) =>
+            h(
+              'tr',
+              {},
+              h('th', { scope: 'row' }, row.axis),
+              h('td', { class: 'num' }, h('span', { class: 'meter', vars: { '--v': row.share.toFixed(3) } }, percent(row.share, 0))),
+              h('td', { title: row.trend === null ? null : `ρ ${row.trend.toFixed(2)}` }, said(row)),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
   function drawTable() {
     const m = metric();
     const ranked = [...sweep.points].sort((a, b) => (b[m].mean ?? -1) - (a[m].mean ?? -1));
@@ -271,6 +306,7 @@ function one(root, id) {
     if (!sweep) return;
     if (!head.contains(document.activeElement) || document.activeElement.type !== 'radio') drawHead();
     if (!heat.contains(document.activeElement)) drawHeat();
+    drawMatters();
     drawTable();
     parallel.now();
   }
