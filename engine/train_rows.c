@@ -27,17 +27,25 @@ static enum dd_status pack(struct dd_run *run, const struct dd_split_rows *rows,
     return DD_OK;
 }
 
+static enum dd_status find_neighbours(struct dd_run *run, struct dd_neighbours *ret, struct dd_error *err) {
+    const struct dd_model *teacher = run->input->base;
+    enum dd_status status = dd_model_need_weights(teacher, err);
+    if (status != DD_OK) {
+        return status;
+    }
+    const struct dd_tensor *words = dd_params_find(teacher->params, "bert.embeddings.word_embeddings.weight");
+    const struct dd_bert_config *config = &teacher->info.config;
+    return dd_neighbours_find(&run->train, run->student->tokenizer, teacher->params->slab + words->offset,
+                              config->vocab_size, config->hidden_size, run->team, ret, err);
+}
+
 static enum dd_status augment(struct dd_run *run, struct dd_error *err) {
     const struct dd_spec *spec = run->spec;
     struct dd_neighbours near = {0};
     if (spec->augment_replace > 0.0) {
-        const struct dd_model *teacher = run->input->base;
-        const struct dd_tensor *words = dd_params_find(teacher->params, "bert.embeddings.word_embeddings.weight");
-        enum dd_status status = dd_neighbours_find(
-            &run->train, run->student->tokenizer, teacher->params->slab + words->offset,
-            teacher->info.config.vocab_size, teacher->info.config.hidden_size, run->team, &near, err);
-        if (status != DD_OK) {
-            return status;
+        enum dd_status found = find_neighbours(run, &near, err);
+        if (found != DD_OK) {
+            return found;
         }
     }
     const struct dd_augment how = {.tokenizer = run->student->tokenizer,
