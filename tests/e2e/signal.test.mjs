@@ -24,7 +24,7 @@ after(() => daemon?.discard());
 
 test('a run uses the unlabelled rows of an upload and copies of the labelled ones', { skip }, async () => {
   const plain = await daemon.post('/experiments?dry_run=1', student);
-  const spec = { ...student, unlabelled: true, augment: 2, augment_splice: 0.3 };
+  const spec = { ...student, init: 'random', unlabelled: true, augment: 2, augment_replace: 0.4, augment_splice: 0.3 };
   const dry = await daemon.post('/experiments?dry_run=1', spec);
   assert.equal(plain.spec.unlabelled, false);
   assert.ok(dry.estimate.matmul_flops > 2.5 * plain.estimate.matmul_flops);
@@ -40,7 +40,7 @@ test('a run uses the unlabelled rows of an upload and copies of the labelled one
   for (const row of (await daemon.get(`/experiments/${id}/metrics`)).epochs)
     assert.ok(Math.abs(row.train_loss - (0.2 * row.train_kl + 0.8 * row.train_ce)) < 1e-9, JSON.stringify(row));
   const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
-  assert.match(card, /\| rows \| 150 \|\n\| unlabelled rows \| 90 \|\n\| augmented rows \| 300: 2 of each; mask 0\.1, n-gram 0\.25, splice 0\.3 \|/);
+  assert.match(card, /\| rows \| 150 \|\n\| unlabelled rows \| 90 \|\n\| augmented rows \| 300: 2 of each; replace 0\.4, mask 0\.1, n-gram 0\.25, splice 0\.3 \|/);
   // Another alpha asks the teacher nothing.
   const again = await daemon.post('/experiments', { ...spec, alpha: 0.9, T: 2 });
   await daemon.waitState(again.id, 'finished');
@@ -50,7 +50,7 @@ test('a run uses the unlabelled rows of an upload and copies of the labelled one
   // A clone without copies takes their rates off too.
   const clone = await daemon.post(`/experiments/${id}/clone`, { augment: 0, epochs: 1 });
   assert.equal(clone.spec.augment, 0);
-  assert.ok(!('augment_splice' in clone.spec));
+  assert.ok(!('augment_splice' in clone.spec) && !('augment_replace' in clone.spec));
   await daemon.waitState(clone.id, 'finished');
 });
 
