@@ -326,7 +326,7 @@ enum dd_status dd_backup(const char *data_dir, const char *dest, struct dd_backu
         status =
             dd_fail(err, DD_INVALID, "backup_inside", "the backup must not lie inside the data directory %s", home);
     if (status == DD_OK)
-        status = dd_new_asset_dir("uploads", "backup", name, err);
+        status = dd_new_scratch_dir("uploads", "backup", name, err);
     if (status == DD_OK)
         status = dd_path_join(stage.dir, sizeof stage.dir, err, home, name, NULL);
     for (int attempt = 1; status == DD_OK; attempt++) {

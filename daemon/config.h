@@ -40,7 +40,8 @@ struct dd_options { /* strings are owned; NULL where there is none */
     int64_t limit, max_length;
     bool json, quiet, dry_run, watch, help, keep_characters;
     bool read_only;
-    int64_t keep_runs_days, keep_checkpoints_days, keep_checkpoints_bytes, keep_cache_bytes; /* 0: for ever */
+    int64_t keep_runs_days, keep_checkpoints_days, keep_checkpoints_bytes, keep_orphaned_days,
+        keep_cache_bytes; /* 0: for ever */
 };
 
 /* Reads the sources that the command's options ask for.  argv begins after the command's name; positional arguments

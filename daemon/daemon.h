@@ -63,9 +63,16 @@ enum dd_status dd_daemon_path(const struct dd_daemon *daemon, char out[PATH_MAX]
                               const char *folder, const char *name) DD_MUST_CHECK;
 enum dd_status dd_run_dir(const struct dd_daemon *daemon, int64_t id, char out[PATH_MAX],
                           struct dd_error *err) DD_MUST_CHECK;
-/* "<folder>/<name>-<8 hex>", relative to the data directory: where a new data set or model goes. */
-enum dd_status dd_new_asset_dir(const char *folder, const char *name, char out[PATH_MAX],
+/* "<folder>/<name>-<8 hex>", relative to the data directory: for what is gone again soon. */
+enum dd_status dd_new_scratch_dir(const char *folder, const char *name, char out[PATH_MAX],
+                                  struct dd_error *err) DD_MUST_CHECK;
+/* "<folder>/<name>-s<series>-<number>", relative to the data directory: where a new data set or model goes.  The
+ * database has given series and number out for it, and for nothing else. */
+enum dd_status dd_new_asset_dir(struct dd_daemon *daemon, const char *folder, const char *name, char out[PATH_MAX],
                                 struct dd_error *err) DD_MUST_CHECK;
+/* Series and number from the last part of such a path; false: it has none. */
+bool dd_asset_dir_parse(const char *name, uint32_t *ret_series, int64_t *ret_number);
+#define DD_ORPHANED "orphaned" /* in the data directory: what a newer database must have named (recovery.c) */
 /* The directory of an asset, absolute. */
 enum dd_status dd_asset_path(const struct dd_daemon *daemon, const struct dd_asset *asset, char out[PATH_MAX],
                              struct dd_error *err) DD_MUST_CHECK;

@@ -24,6 +24,7 @@ struct tally {
     struct dd_findings *findings;
     const char *what, *remedy;
     size_t whole, damaged;
+    uint64_t bytes;
 };
 
 static void damaged(struct tally *tally, const char *name, const char *why) {
@@ -123,6 +124,32 @@ static void look_at_cached(struct tally *tally, const char *path, const char *na
         look_at_sealed(tally, path, name);
 }
 
+/* --- what lies in orphaned/ (recovery.c) ------------------------------------------------------------------------- */
+
+static void count_orphan(struct tally *tally, const char *path, const char *name) {
+    uint64_t bytes = 0;
+    (void)name;
+    tally->whole++;
+    if (dd_tree_bytes(path, &bytes, NULL) == DD_OK)
+        tally->bytes += bytes;
+}
+
+static void look_at_orphaned(struct dd_findings *findings, const char *data_dir) {
+    static const char *const folders[] = {"datasets", "models", "runs"};
+    struct tally orphans = {.findings = findings};
+    for (size_t i = 0; i < DD_ARRAY_LEN(folders); i++) {
+        char path[PATH_MAX];
+        if (dd_path_join(path, sizeof path, NULL, data_dir, DD_ORPHANED, folders[i], NULL) == DD_OK)
+            each(path, count_orphan, &orphans);
+    }
+    if (orphans.whole > 0)
+        dd_finding(
+            findings, DD_FINDING_WARN, "orphaned",
+            "stop the daemon, put the newer distilld.db back and start again: they are moved back; or delete them",
+            "%zu of data sets, models and runs (%.1f MB) in %s/" DD_ORPHANED " are of a newer database than this one",
+            orphans.whole, (double)orphans.bytes / 1e6, data_dir);
+}
+
 /* --- the database and what it names ------------------------------------------------------------------------------ */
 
 static void look_at_dataset(struct tally *tally, const char *path, const struct dd_asset *asset) {
@@ -192,8 +219,8 @@ static void look_inside(struct dd_findings *findings, const char *database, cons
                    "%s%s", place > 0 ? database : "", err.message + place);
         return;
     }
-    struct tally datasets = {findings, "data sets", "delete it and import it again", 0, 0};
-    struct tally models = {findings, "models", "delete it; upload it or train it again", 0, 0};
+    struct tally datasets = {findings, "data sets", "delete it and import it again", 0, 0, 0};
+    struct tally models = {findings, "models", "delete it; upload it or train it again", 0, 0, 0};
     look_at_assets(&datasets, storage, DD_ASSET_DATASET, data_dir);
     look_at_assets(&models, storage, DD_ASSET_MODEL, data_dir);
     dd_storage_close(storage);
@@ -220,7 +247,7 @@ static void look_at_database(struct dd_findings *findings, const char *data_dir)
         return;
     }
     dd_finding(findings, DD_FINDING_OK, "database", "", "integrity_check finds nothing");
-    status = dd_new_asset_dir("uploads", "doctor", name, &err);
+    status = dd_new_scratch_dir("uploads", "doctor", name, &err);
     if (status == DD_OK)
         status = dd_path_join(folder, sizeof folder, &err, data_dir, name, NULL);
     if (status == DD_OK)
@@ -241,9 +268,10 @@ void dd_doctor_data(struct dd_findings *findings, const struct dd_options *optio
         return;
     look_at_space(findings, data_dir);
     look_at_database(findings, data_dir);
-    struct tally checkpoints = {findings, "checkpoints",
-                                "delete the file: the run goes on from the one before, or begins anew", 0, 0};
-    struct tally cached = {findings, "cache", "delete the file: it is computed again", 0, 0};
+    look_at_orphaned(findings, data_dir);
+    struct tally checkpoints = {
+        findings, "checkpoints", "delete the file: the run goes on from the one before, or begins anew", 0, 0, 0};
+    struct tally cached = {findings, "cache", "delete the file: it is computed again", 0, 0, 0};
     if (dd_path_join(runs, sizeof runs, NULL, data_dir, "runs", NULL) == DD_OK)
         each(runs, look_at_run, &checkpoints);
     conclude(&checkpoints);

@@ -38,7 +38,7 @@ enum dd_status dd_run_dir(const struct dd_daemon *daemon, int64_t id, char out[P
     return dd_daemon_path(daemon, out, err, "runs", name);
 }
 
-enum dd_status dd_new_asset_dir(const char *folder, const char *name, char out[PATH_MAX], struct dd_error *err) {
+enum dd_status dd_new_scratch_dir(const char *folder, const char *name, char out[PATH_MAX], struct dd_error *err) {
     uint8_t random[4];
     char hex[2 * sizeof random + 1];
     enum dd_status status = dd_random_bytes(random, sizeof random, err);
@@ -47,6 +47,28 @@ enum dd_status dd_new_asset_dir(const char *folder, const char *name, char out[P
     dd_hex(random, sizeof random, hex);
     snprintf(out, PATH_MAX, "%s/%s-%s", folder, name, hex);
     return DD_OK;
+}
+
+enum dd_status dd_new_asset_dir(struct dd_daemon *daemon, const char *folder, const char *name, char out[PATH_MAX],
+                                struct dd_error *err) {
+    uint32_t series = 0;
+    int64_t number = 0;
+    enum dd_status status = dd_storage_directory_begin(daemon->storage, &series, &number, err);
+    if (status == DD_OK)
+        snprintf(out, PATH_MAX, "%s/%s-s%08" PRIx32 "-%" PRId64, folder, name, series, number);
+    return status;
+}
+
+bool dd_asset_dir_parse(const char *name, uint32_t *ret_series, int64_t *ret_number) {
+    const char *dash = strrchr(name, '-');
+    if (dash == NULL || dash - name < 10 || strncmp(dash - 10, "-s", 2) != 0)
+        return false;
+    size_t hex = strspn(dash - 8, "0123456789abcdef"), digits = strspn(dash + 1, "0123456789");
+    if (hex != 8 || digits == 0 || digits > 15 || dash[1 + digits] != '\0')
+        return false;
+    *ret_series = (uint32_t)strtoul(dash - 8, NULL, 16);
+    *ret_number = strtoll(dash + 1, NULL, 10);
+    return true;
 }
 
 enum dd_status dd_asset_path(const struct dd_daemon *daemon, const struct dd_asset *asset, char out[PATH_MAX],

@@ -76,7 +76,7 @@ enum dd_status dd_complete_run(struct dd_daemon *daemon, const struct dd_experim
                                        .elapsed_seconds = result->last.elapsed_seconds};
     enum dd_status status = describe(experiment, result, max_length, &asset, err);
     if (status == DD_OK)
-        status = dd_new_asset_dir("models", wanted, relative, err);
+        status = dd_new_asset_dir(daemon, "models", wanted, relative, err);
     if (status == DD_OK)
         status = dd_path_join(path, sizeof path, err, daemon->data_dir, relative, NULL);
     if (status == DD_OK)

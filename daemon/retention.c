@@ -3,6 +3,7 @@
  *   keep-runs-days          ended runs with all that they recorded (their models stay: those are deleted by people)
  *   keep-checkpoints-days   checkpoints of failed and cancelled runs, which only a retry needs: it then begins anew,
  *   keep-checkpoints-bytes  to the same bits.  Finished runs have none.
+ *   keep-orphaned-days      what an older database did not know (recovery.c)
  *   keep-cache-bytes        teachers' logits and states, least recently used first; they are computed again when needed
  *
  * All are off unless configured.  A run with the tag "keep", and every run of a sweep that goes on, is left alone.
@@ -227,6 +228,31 @@ static enum dd_status shrink_cache(struct pass *pass, struct dd_error *err) {
     return status;
 }
 
+/* --- what was set aside (recovery.c) ----------------------------------------------------------------------------- */
+
+static enum dd_status old_orphans(struct pass *pass, const char *folder, int64_t now_ms, struct dd_error *err) {
+    int64_t days = pass->daemon->options->keep_orphaned_days, before_ms = now_ms - days * DAY_MS;
+    char at[PATH_MAX], path[PATH_MAX], name[DD_NAME_BYTES + 64];
+    enum dd_status status = dd_path_join(at, sizeof at, err, pass->daemon->data_dir, DD_ORPHANED, folder, NULL);
+    DD_CLEANUP(close_dir) DIR *dir = days > 0 && status == DD_OK ? opendir(at) : NULL;
+    for (struct dirent *entry; status == DD_OK && dir != NULL && pass->left > 0 && (entry = readdir(dir)) != NULL;) {
+        struct stat info;
+        uint64_t bytes = 0;
+        bool known = entry->d_name[0] != '.' && dd_path_join(path, sizeof path, NULL, at, entry->d_name, NULL) == DD_OK;
+        /* Moving it changed its inode's time. */
+        if (!known || lstat(path, &info) != 0 || ns_of(info.st_ctim) / 1000000 >= before_ms)
+            continue;
+        if (dd_tree_bytes(path, &bytes, NULL) != DD_OK)
+            bytes = 0;
+        if (!pass->dry_run)
+            status = dd_tree_remove(path, err);
+        snprintf(name, sizeof name, "%s/%.100s", folder, entry->d_name);
+        if (status == DD_OK)
+            note(pass, "orphaned", name, bytes, "older than keep-orphaned-days");
+    }
+    return status;
+}
+
 /* --- all -------------------------------------------------------------------------------------------------------- */
 
 enum dd_status dd_retention_pass(struct dd_daemon *daemon, int64_t now_ms, bool dry_run, int limit, cJSON **ret_json,
@@ -241,6 +267,9 @@ enum dd_status dd_retention_pass(struct dd_daemon *daemon, int64_t now_ms, bool 
     enum dd_status status = old_runs(&pass, now_ms, err);
     if (status == DD_OK)
         status = old_checkpoints(&pass, now_ms, err);
+    static const char *const folders[] = {"datasets", "models", "runs"};
+    for (size_t i = 0; status == DD_OK && i < DD_ARRAY_LEN(folders); i++)
+        status = old_orphans(&pass, folders[i], now_ms, err);
     if (status == DD_OK)
         status = shrink_cache(&pass, err);
     if (status != DD_OK) {

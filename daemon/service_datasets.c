@@ -93,7 +93,7 @@ static enum dd_status import_dataset(struct dd_daemon *daemon, const struct dd_a
     struct dd_import import;
     fill_import(call, &import);
     char relative[PATH_MAX], path[PATH_MAX];
-    enum dd_status status = dd_new_asset_dir("datasets", name, relative, err);
+    enum dd_status status = dd_new_asset_dir(daemon, "datasets", name, relative, err);
     if (status == DD_OK)
         status = dd_path_join(path, sizeof path, err, daemon->data_dir, relative, NULL);
     if (status != DD_OK)

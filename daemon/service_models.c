@@ -167,7 +167,7 @@ static enum dd_status collect_files(const struct dd_api_call *call, const char *
 static enum dd_status create_upload(struct dd_daemon *daemon, const struct dd_api_call *call, const char *name,
                                     struct dd_error *err) {
     char relative[PATH_MAX], path[PATH_MAX];
-    enum dd_status status = dd_new_asset_dir("models", name, relative, err);
+    enum dd_status status = dd_new_asset_dir(daemon, "models", name, relative, err);
     if (status == DD_OK)
         status = dd_path_join(path, sizeof path, err, daemon->data_dir, relative, NULL);
     if (status != DD_OK)

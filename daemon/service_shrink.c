@@ -81,7 +81,7 @@ static enum dd_status job_open(struct job *job, const char *type, struct dd_prob
 static enum dd_status job_finish(struct job *job, const struct dd_model *made, struct dd_api_result *result,
                                  struct dd_error *err) {
     char relative[PATH_MAX], path[PATH_MAX];
-    enum dd_status status = dd_new_asset_dir("models", job->save_as, relative, err);
+    enum dd_status status = dd_new_asset_dir(job->daemon, "models", job->save_as, relative, err);
     if (status == DD_OK)
         status = dd_path_join(path, sizeof path, err, job->daemon->data_dir, relative, NULL);
     if (status != DD_OK)

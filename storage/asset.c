@@ -9,6 +9,75 @@
 
 #include "storage/db.h"
 
+/* A query of one row, if any, and one number; run to its end. */
+static enum dd_status one_int(struct db_query *query, int64_t *ret_value, struct dd_error *err) {
+    bool row = false;
+    enum dd_status status = db_query_next(query, &row, err);
+    int64_t value = status == DD_OK && row ? db_column_int(query, 0) : 0;
+    while (status == DD_OK && row) {
+        status = db_query_next(query, &row, err);
+    }
+    if (status == DD_OK) {
+        *ret_value = value;
+    }
+    return status;
+}
+
+enum dd_status dd_storage_directory_begin(struct dd_storage *storage, uint32_t *ret_series, int64_t *ret_number,
+                                          struct dd_error *err) {
+    DB_GUARD(&storage->write);
+    if (storage->series == 0) {
+        uint8_t random[4];
+        enum dd_status status = dd_random_bytes(random, sizeof random, err);
+        if (status != DD_OK) {
+            return status;
+        }
+        memcpy(&storage->series, random, sizeof random);
+        storage->series += storage->series == 0;
+    }
+    DB_QUERY query =
+        db_query_start(&storage->write, "INSERT INTO directories (series, last) VALUES (?, 1)"
+                                        " ON CONFLICT (series) DO UPDATE SET last = last + 1 RETURNING last");
+    db_bind_int(&query, storage->series);
+    *ret_series = storage->series;
+    return one_int(&query, ret_number, err);
+}
+
+enum dd_status dd_storage_directory_known(struct dd_storage *storage, uint32_t series, int64_t number, bool *ret_known,
+                                          struct dd_error *err) {
+    int64_t last = 0;
+    DB_GUARD(&storage->read);
+    DB_QUERY query = db_query_start(&storage->read, "SELECT last FROM directories WHERE series = ?");
+    db_bind_int(&query, series);
+    enum dd_status status = one_int(&query, &last, err);
+    if (status == DD_OK) {
+        *ret_known = number > 0 && number <= last;
+    }
+    return status;
+}
+
+enum dd_status dd_storage_experiment_highest(struct dd_storage *storage, int64_t *ret_id, struct dd_error *err) {
+    DB_GUARD(&storage->read);
+    DB_QUERY query = db_query_start(&storage->read, "SELECT seq FROM sqlite_sequence WHERE name = 'experiments'");
+    return one_int(&query, ret_id, err);
+}
+
+enum dd_status dd_storage_experiment_skip(struct dd_storage *storage, int64_t id, struct dd_error *err) {
+    struct db *db = &storage->write;
+    DB_GUARD(db);
+    int changes = 0;
+    struct db_query raise =
+        db_query_start(db, "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'experiments'");
+    db_bind_int(&raise, id);
+    enum dd_status status = db_query_run(&raise, &changes, err);
+    if (status != DD_OK || changes > 0) {
+        return status;
+    }
+    struct db_query begin = db_query_start(db, "INSERT INTO sqlite_sequence (name, seq) VALUES ('experiments', ?)");
+    db_bind_int(&begin, id); /* SQLite makes this row with the first experiment */
+    return db_query_run(&begin, NULL, err);
+}
+
 #define MAX_LIMIT 1000
 #define COLUMNS "id, revision, name, dir, owned, info, kind, experiment_id, created_ms"
 

@@ -37,6 +37,7 @@ struct dd_storage {
     int64_t counts[DD_STATE_COUNT]; /* of experiments by state, as of counts_revision; under read.lock */
     uint64_t counts_revision;
     bool counts_known;
+    uint32_t series;           /* of directories; 0: not chosen yet; under write.lock */
     int64_t pinged_us;         /* last successful write of dd_storage_ping; under write.lock */
     struct dd_asha_news *news; /* decisions not yet fetched; under write.lock */
     size_t n_news, cap_news;

@@ -172,7 +172,12 @@ static const char step_7[] =
 /* What the dev loss is made of; NULL where it was not told. */
 static const char step_8[] = "ALTER TABLE epochs ADD COLUMN dev_kl REAL; ALTER TABLE epochs ADD COLUMN dev_ce REAL;";
 
-static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5, step_6, step_7, step_8};
+/* Which directories of data sets and models were begun with this database: so many of each series.  A series is a
+ * random number that each start chooses, so a copy of this database that somebody else goes on with has others. */
+static const char step_9[] =
+    "CREATE TABLE directories (series INTEGER PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;";
+
+static const char *const migrations[] = {step_1, step_2, step_3, step_4, step_5, step_6, step_7, step_8, step_9};
 
 static enum dd_status pragma_int(struct db *db, const char *sql, int *ret_value, struct dd_error *err) {
     bool row = false;

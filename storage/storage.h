@@ -14,6 +14,16 @@ struct dd_storage;
 enum dd_status dd_storage_open(const char *path, struct dd_storage **ret_storage, struct dd_error *err)
     DD_MUST_CHECK; /* creates, migrates; refuses a newer schema and a second process (flock on <path>.lock) */
 void dd_storage_close(struct dd_storage *storage); /* checkpoints the WAL */
+/* Gives out the name of a new directory: a series of this start and a number in it, never the same again. */
+enum dd_status dd_storage_directory_begin(struct dd_storage *storage, uint32_t *ret_series, int64_t *ret_number,
+                                          struct dd_error *err) DD_MUST_CHECK;
+/* Whether this database gave that one out. */
+enum dd_status dd_storage_directory_known(struct dd_storage *storage, uint32_t series, int64_t number, bool *ret_known,
+                                          struct dd_error *err) DD_MUST_CHECK;
+/* The highest id that an experiment ever had; 0: there was none.  And: no id up to this one is given any more. */
+enum dd_status dd_storage_experiment_highest(struct dd_storage *storage, int64_t *ret_id,
+                                             struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_storage_experiment_skip(struct dd_storage *storage, int64_t id, struct dd_error *err) DD_MUST_CHECK;
 /* A number that grows with every transaction that changed a row, before the call that made it returns. */
 uint64_t dd_storage_revision(const struct dd_storage *storage);
 enum dd_status dd_storage_ping(struct dd_storage *storage,
