@@ -241,7 +241,7 @@ bench-bf16: $(BUILD)/distilld ## five seeds in fp32 and in bf16 on the shared he
 bench-http: $(BUILD)/distilld $(BUILD)/tests/bench/http_load ## answer times and what they cost a training: 1,000 connections, 100 event readers, 500 GETs a second
 	@BUILD=$(BUILD) DISTILLD_BIN=$(abspath $(BUILD))/distilld node tests/bench/stress.mjs
 
-bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
+bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict $(BUILD)/tests/bench/http_load ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
 quality: $(BUILD)/distilld ## what a student keeps of its teacher, arm by arm: a night (QUALITY_SCALE=short: half an hour)
 	@BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality/run.mjs

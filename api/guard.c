@@ -52,7 +52,7 @@ static enum MHD_Result read_header(void *context, enum MHD_ValueKind kind, const
     } else if (strcasecmp(key, "Content-Length") == 0) {
         once(&h->content_length, &h->n_content_length, value);
     } else if (strcasecmp(key, "Transfer-Encoding") == 0) {
-        once(&h->transfer_encoding, NULL, value);
+        once(&h->transfer_encoding, &h->n_transfer_encoding, value);
     } else if (strcasecmp(key, "Idempotency-Key") == 0) {
         once(&h->idempotency_key, &h->n_idempotency_key, value);
     } else if (strcasecmp(key, "Last-Event-ID") == 0) {
@@ -90,6 +90,11 @@ bool dd_headers_whole(const struct dd_headers *headers) {
         }
     }
     return true;
+}
+
+bool dd_headers_bounded(const struct dd_headers *headers) {
+    return headers->transfer_encoding == NULL ||
+           (headers->n_transfer_encoding == 1 && strcasecmp(headers->transfer_encoding, "chunked") == 0);
 }
 
 void dd_headers_release(struct dd_headers *headers) {
@@ -198,7 +203,7 @@ static enum dd_status check_host(struct dd_request *request) {
                                                                                                  : NULL;
     if (bad != NULL) {
         return dd_request_fail(request, DD_MISDIRECTED, "host_foreign",
-                               "this server does not answer for the host %.100s; add it with --hosts if it should",
+                               "this server does not answer for the host %.100s; add it with --host if it should",
                                dd_utf8_check(bad, strlen(bad)) == strlen(bad) ? bad : "given");
     }
     return DD_OK;
@@ -363,6 +368,13 @@ static enum dd_status check_framing(struct dd_request *request, bool *ret_has_bo
         (h->n_content_length == 1 && (!dd_text_int(h->content_length, &length) || length < 0))) {
         return dd_request_fail(request, DD_MALFORMED, "framing_ambiguous",
                                "send one Content-Length, or Transfer-Encoding: chunked, not both");
+    }
+    if (!dd_headers_bounded(h)) {
+        return dd_request_fail(
+            request, DD_MALFORMED, "transfer_encoding_unknown", "Transfer-Encoding must be chunked, got %.40s",
+            dd_utf8_check(h->transfer_encoding, strlen(h->transfer_encoding)) == strlen(h->transfer_encoding)
+                ? h->transfer_encoding
+                : "something else");
     }
     *ret_length = (uint64_t)length;
     *ret_has_body = length > 0 || h->transfer_encoding != NULL;

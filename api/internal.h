@@ -113,7 +113,8 @@ void dd_upload_free(struct dd_upload *upload);                                 /
 struct dd_headers { /* what we read of the request's; pointers live as long as the request */
     const char *host, *origin, *sec_fetch_site, *authorization, *content_type, *content_length, *transfer_encoding,
         *idempotency_key, *last_event_id;
-    unsigned n_host, n_origin, n_content_length, n_content_type, n_idempotency_key, n_authorization;
+    unsigned n_host, n_origin, n_content_length, n_transfer_encoding, n_content_type, n_idempotency_key,
+        n_authorization;
     bool malformed;                                                  /* a line without a proper name */
     struct dd_buffer accept, accept_encoding, if_none_match, expect; /* repeated lines joined with ", " */
     struct dd_buffer cookie;                                         /* joined with "; " */
@@ -240,7 +241,8 @@ enum dd_status dd_request_fail(struct dd_request *request, enum dd_status status
 /* --- guard (guard.c) ---------------------------------------------------------------------------------------------- */
 
 void dd_headers_read(struct dd_request *request);
-bool dd_headers_whole(const struct dd_headers *headers); /* false: there was no memory to keep them */
+bool dd_headers_whole(const struct dd_headers *headers);   /* false: there was no memory to keep them */
+bool dd_headers_bounded(const struct dd_headers *headers); /* false: where its body ends cannot be known */
 void dd_headers_release(struct dd_headers *headers);
 /* Host, Origin, Sec-Fetch-Site.  Before anything else. */
 enum dd_status dd_guard_origin(struct dd_request *request) DD_MUST_CHECK;

@@ -3,7 +3,8 @@
  *
  * An error found early is kept, the rest of the body is read and thrown away, and then the error is answered: closing a
  * socket with unread input makes the kernel reset it, and the client would lose the answer.  Only when nothing has been
- * sent yet (Expect: 100-continue) or too much would come is a POST answered at once, which closes the connection.
+ * sent yet (Expect: 100-continue), too much would come or nobody can know how much is a request answered at once, which
+ * closes the connection.
  *
  * Owner: the HTTP thread, but for dd_request_run of a parked request, which runs on a request thread.
  */
@@ -322,6 +323,7 @@ static enum MHD_Result on_headers(struct dd_request *request, const char *method
     bool length_known = h->content_length != NULL && dd_text_int(h->content_length, &length);
     bool early = failed && has_body && strcmp(request->method, "POST") == 0 &&
                  (h->expect.len > 0 || (length_known && length > MAX_DRAIN_BYTES));
+    early = early || (failed && !dd_headers_bounded(h)); /* else it would be waited for until the client gives up */
     request->phase = DD_PHASE_BODY;
     dd_buffer_init(&request->body, request->body_limit > SIZE_MAX ? SIZE_MAX : (size_t)request->body_limit);
     if (!early) {

@@ -1,5 +1,5 @@
 // What the daemon costs: from start to ready, idle memory, and how fast GET answers while it trains on all cores.
-// Prints one line of JSON.  The client runs on the same cores, so its own waiting for a core is part of the figure.
+// Prints one line of JSON.  The client (http_load.c) runs on the same cores, so its own waiting for a core is part of the figure.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { once } from 'node:events';
@@ -7,6 +7,7 @@ import { availableParallelism, cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { Daemon, binary, sleep, topics } from '../e2e/daemon.mjs';
+import { openLoad } from './load.mjs';
 
 const REQUESTS_A_SECOND = 200;
 const SECONDS = 10;
@@ -37,28 +38,6 @@ async function startMs() {
 
 const residentBytes = (pid) => 1024 * Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(/VmRSS:\s+(\d+)/)[1]);
 
-// Latency of each request, counted from when it was due.
-async function underLoad(daemon, paths) {
-  const latencies = [], pending = [];
-  let failures = 0;
-  const begin = performance.now();
-  for (let i = 0; i < REQUESTS_A_SECOND * SECONDS; i++) {
-    const due = begin + (i * 1000) / REQUESTS_A_SECOND;
-    while (performance.now() < due) await sleep(Math.max(0, due - performance.now()));
-    pending.push(
-      fetch(daemon.url + paths[i % paths.length])
-        .then(async (response) => {
-          await response.arrayBuffer();
-          if (!response.ok) failures++;
-          latencies.push(performance.now() - due);
-        })
-        .catch(() => failures++),
-    );
-  }
-  await Promise.all(pending);
-  return { latencies: latencies.sort((a, b) => a - b), failures };
-}
-
 const starts = [];
 for (let i = 0; i < 5; i++) starts.push(await startMs());
 const daemon = await Daemon.start({ args: ['--threads', String(cores)] });
@@ -74,7 +53,10 @@ try {
   await daemon.waitState(id, 'running');
   await daemon.waitEpoch(id, 1);
   const paths = [`/api/v1/experiments/${id}`, '/api/v1/experiments', `/api/v1/experiments/${id}/metrics`, '/healthz'];
-  const { latencies, failures } = await underLoad(daemon, paths);
+  const clients = await openLoad(daemon, { paths, rate: REQUESTS_A_SECOND });
+  const answer = await clients.get(SECONDS);
+  await clients.end();
+  const latencies = answer.times_us.sort((a, b) => a - b), failures = answer.failed + latencies.length - (answer.statuses[200] ?? 0);
   const { status } = await daemon.get(`/experiments/${id}`);
   console.log(JSON.stringify({
     engine: 'daemon',
@@ -86,9 +68,9 @@ try {
     requests_per_second: REQUESTS_A_SECOND,
     requests: latencies.length,
     failures,
-    get_ms_p50: round(quantile(latencies, 0.5)),
-    get_ms_p99: round(quantile(latencies, 0.99)),
-    get_ms_max: round(latencies.at(-1)),
+    get_ms_p50: round(quantile(latencies, 0.5) / 1000),
+    get_ms_p99: round(quantile(latencies, 0.99) / 1000),
+    get_ms_max: round(latencies.at(-1) / 1000),
   }));
 } finally {
   await daemon.discard();

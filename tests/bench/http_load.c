@@ -1,18 +1,17 @@
 /* http_load: clients of a daemon that take little of the machine themselves: connections that say nothing or too
  * little, readers of events, and GETs at a fixed rate.
  *
- *   http_load PORT SECONDS RATE IDLE READERS PATH…
+ *   http_load PORT RATE IDLE READERS PATH…
  *
  * Opens IDLE connections of four kinds (silent; a request line that grows by a byte a second; a body that stalls;
- * answered once, then idle) and READERS event streams, prints "open" and waits for a line of input.  Then it asks for
- * the paths in turn, RATE a second, over at most 64 connections that are kept, and prints one line of JSON: statuses,
- * CPU seconds of its own, and each answer's time in microseconds from when its request was due, not from when it was
- * sent: what waits because answers are late counts.  At the end of its input it ends, and with it the connections.
+ * answered once, then idle) and READERS event streams, prints "open" and does what its input says, line by line, until
+ * it ends:
  *
- *   http_load burn SECONDS WAKES CPU
- *
- * Takes CPU seconds of CPU time in WAKES slices a second, for SECONDS: what the clients take of the machine, without
- * them.
+ *   get SECONDS        asks for the paths in turn, RATE a second, over at most 64 connections that are kept, and prints
+ * one line of JSON: statuses, CPU seconds of its own, and each answer's time in microseconds from when its request was
+ * due, not from when it was sent: what waits because answers are late counts burn SECONDS CPU   takes CPU seconds of
+ * CPU time in RATE slices a second, and asks for nothing: what the clients take of the machine, without what they ask
+ * for wait SECONDS       neither
  *
  * One thread, one epoll.  Only what distilld sends is understood: a Content-Length, or no end at all.
  */
@@ -58,6 +57,7 @@ struct load {
     char **paths;
     int n_paths;
     uint32_t *times_us;
+    size_t asked; /* ever: which path is next */
     size_t sent, wanted, done, failed;
     int statuses[600];
 };
@@ -131,7 +131,7 @@ static void send_get(struct load *load, struct connection *c, int64_t due_us) {
     char request[1024];
     int len = snprintf(request, sizeof request,
                        "GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n",
-                       load->paths[load->sent % (size_t)load->n_paths]);
+                       load->paths[load->asked++ % (size_t)load->n_paths]);
     if (c->fd < 0) {
         c->fd = open_connection(load, c, "");
     }
@@ -283,56 +283,72 @@ static void print(const struct load *load, double used) {
     fflush(stdout);
 }
 
-static void burn(double seconds, double wakes, double cpu) {
+/* Nothing is made up for in one piece: a late slice is a little longer. */
+static void burn(struct load *load, double rate, double seconds, double cpu) {
     int64_t begin = now_us(), next = begin;
     double before = cpu_seconds(), passed = 0;
     while (passed < seconds) {
-        double due = cpu * passed / seconds; /* nothing is made up for in one piece: a late slice is a little longer */
-        while (cpu_seconds() - before < due) {
+        while (cpu_seconds() - before < cpu * passed / seconds) {
         }
-        next = DD_MAX(next + (int64_t)(1e6 / wakes), now_us());
-        const struct timespec until = {.tv_sec = (time_t)(next / 1000000), .tv_nsec = (long)(next % 1000000) * 1000};
-        (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+        next = DD_MAX(next + (int64_t)(1e6 / rate), now_us());
+        while (now_us() < next) {
+            watch(load, next);
+        }
         passed = (double)(now_us() - begin) * 1e-6;
     }
-    printf("{\"cpu_seconds\":%.6f}\n", cpu_seconds() - before);
+}
+
+static void begin(struct load *load, double rate, double seconds) {
+    free(load->times_us);
+    load->wanted = (size_t)(rate * seconds);
+    load->times_us = calloc(load->wanted + 1, sizeof *load->times_us);
+    load->sent = load->done = load->failed = 0;
+    memset(load->statuses, 0, sizeof load->statuses);
+    if (load->times_us == NULL) {
+        die("no memory");
+    }
+}
+
+static void obey(struct load *load, double rate, const char *line) {
+    double seconds = 0, cpu = 0, before = cpu_seconds();
+    if (sscanf(line, "burn %lf %lf", &seconds, &cpu) == 2) {
+        begin(load, rate, 0);
+        burn(load, rate, seconds, cpu);
+    } else if (sscanf(line, "wait %lf", &seconds) == 1) {
+        begin(load, rate, 0);
+        ask(load, rate, seconds);
+    } else if (sscanf(line, "get %lf", &seconds) == 1) {
+        begin(load, rate, seconds);
+        ask(load, rate, seconds);
+    }
+    print(load, cpu_seconds() - before);
 }
 
 int main(int argc, char **argv) {
     static struct load load = {.epoll = -1};
-    if (argc == 5 && strcmp(argv[1], "burn") == 0) {
-        burn(strtod(argv[2], NULL), strtod(argv[3], NULL), strtod(argv[4], NULL));
-        return 0;
-    }
-    if (argc < 7) {
-        fprintf(stderr, "use: http_load PORT SECONDS RATE IDLE READERS PATH…\n");
+    if (argc < 6) {
+        fprintf(stderr, "use: http_load PORT RATE IDLE READERS PATH…\n");
         return 2;
     }
-    double seconds = strtod(argv[2], NULL), rate = strtod(argv[3], NULL);
+    double rate = strtod(argv[2], NULL);
     load.address = (struct sockaddr_in){.sin_family = AF_INET,
                                         .sin_port = htons((uint16_t)strtoul(argv[1], NULL, 10)),
                                         .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    load.paths = argv + 6;
-    load.n_paths = argc - 6;
-    load.wanted = (size_t)(rate * seconds);
-    load.times_us = calloc(load.wanted + 1, sizeof *load.times_us);
+    load.paths = argv + 5;
+    load.n_paths = argc - 5;
     load.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (load.times_us == NULL || load.epoll < 0) {
+    if (load.epoll < 0) {
         die("cannot begin");
     }
     for (size_t i = 0; i < CONNECTIONS; i++) {
         load.gets[i].fd = -1;
     }
-    open_idle(&load, (int)strtol(argv[4], NULL, 10), (int)strtol(argv[5], NULL, 10));
+    open_idle(&load, (int)strtol(argv[3], NULL, 10), (int)strtol(argv[4], NULL, 10));
     printf("open\n");
     fflush(stdout);
-    char line[16];
-    if (fgets(line, sizeof line, stdin) == NULL) {
-        return 0;
+    char line[128];
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        obey(&load, rate, line);
     }
-    double before = cpu_seconds();
-    ask(&load, rate, seconds);
-    print(&load, cpu_seconds() - before);
-    (void)fgets(line, sizeof line, stdin);
     return 0;
 }

@@ -1,27 +1,24 @@
 // HTTP under stress while all cores train: 1,000 idle and slow connections, bodies that stall, 100 event readers and 500 GETs a second.
-// Prints one line of JSON: answer times, refusals, memory, and what it costs the training.  The clients have only the same cores to run
-// on, and would cost the training something whatever answered them, so three stretches are compared, round after round: quiet; with the
-// clients; and with a process that takes as much CPU time in as many slices as the clients just did, but asks for nothing.
-//   training_speed_with_load     with the clients / with their CPU time alone: what the daemon's answering costs
-//   training_speed_and_clients   with the clients / quiet: what both cost
-// Speeds are steps a second of the cores that the machine had, what a hypervisor kept from it taken off.
-// The clients are a C program that takes little (http_load.c); http_threads_share_of_cores is the daemon's CPU time, clients_share_of_cores theirs.
-//   node tests/bench/stress.mjs          `make bench-http`          SECONDS=3 ROUNDS=9 RATE=500
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
+// Prints one line of JSON: answer times, refusals, memory, and what it costs the training.
+//
+// The clients have only the same cores to run on, and would cost the training something whatever answered them.  So the connections stay
+// open, and short stretches of three kinds follow one another, many times: the clients ask; they take as much CPU time in as many slices,
+// but ask for nothing; they do neither.  A machine that others share changes its speed from second to second, which strikes all three alike.
+//   training_speed_with_load     steps a second, asking / the same CPU time without asking: what the daemon's answering costs
+//   training_speed_and_clients   steps a second, asking / neither: what both cost
+//   http_threads_share_of_cores  the daemon's HTTP threads while asked; …_when_not_asked: for connections and event readers alone
+//   clients_share_of_cores       the clients, a C program that takes little (http_load.c)
+//   node tests/bench/stress.mjs          `make bench-http`          SECONDS=0.7 ROUNDS=45 RATE=500
 import { readFileSync, readdirSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { createInterface } from 'node:readline';
 import { availableParallelism } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Daemon, sleep, topics, waitFor } from '../e2e/daemon.mjs';
+import { openLoad } from './load.mjs';
 
-const SECONDS = Number(process.env.SECONDS ?? 3), ROUNDS = Number(process.env.ROUNDS ?? 9), RATE = Number(process.env.RATE ?? 500);
+const SECONDS = Number(process.env.SECONDS ?? 0.7), ROUNDS = Number(process.env.ROUNDS ?? 45), RATE = Number(process.env.RATE ?? 500);
 const IDLE = Number(process.env.IDLE ?? 1000), READERS = Number(process.env.READERS ?? 100);
 const cores = availableParallelism();
-const loadBinary = resolve(process.env.BUILD ?? 'build', 'tests/bench/http_load');
 const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)];
-const median = (values) => quantile([...values].sort((a, b) => a - b), 0.5);
 const round = (x, digits = 2) => Number(x.toFixed(digits));
 
 const status = (pid, key) => 1024 * Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(new RegExp(`${key}:\\s+(\\d+)`))[1]);
@@ -37,40 +34,9 @@ function cpuSeconds(pid) {
 }
 const httpSeconds = (used) => ['MHD-single', 'request', 'timer'].reduce((sum, name) => sum + (used[name] ?? 0), 0);
 
-// Seconds that a hypervisor kept this machine's cores from running (0 on a machine of its own): time in which nobody here could work.
-const stolenSeconds = () => Number(readFileSync('/proc/stat', 'utf8').match(/^cpu .*/)[0].trim().split(/ +/)[8]) / 100;
-
 async function steps(daemon) {
   const text = await (await fetch(`${daemon.url}/metrics?pretty=0`)).text(); // not the answer that is kept for those who ask for /metrics
   return Number(/^distilld_steps_total (\d+)$/m.exec(text)[1]);
-}
-
-// The clients, in a process of their own (http_load.c): connected when this returns; ask() has them send for `seconds`.
-async function openLoad(daemon, paths, seconds) {
-  const args = [new URL(daemon.url).port, seconds, RATE, IDLE, READERS, ...paths].map(String);
-  const child = spawn(loadBinary, args, { stdio: ['pipe', 'pipe', 'inherit'] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const next = async () => {
-    const { value, done } = await lines.next();
-    if (done) throw new Error('http_load ended early');
-    return value;
-  };
-  await next();
-  return {
-    async ask() {
-      child.stdin.write('go\n');
-      return JSON.parse(await next());
-    },
-    async end() {
-      child.stdin.end();
-      await once(child, 'exit');
-    },
-  };
-}
-
-async function burn(seconds, wakes, cpu) {
-  const [code] = await once(spawn(loadBinary, ['burn', seconds, wakes, cpu].map(String), { stdio: ['ignore', 'ignore', 'inherit'] }), 'exit');
-  if (code !== 0) throw new Error(`http_load burn: exit ${code}`);
 }
 
 const daemon = await Daemon.start({ args: ['--threads', String(cores), '--workers', '1'] });
@@ -89,40 +55,41 @@ try {
     '/api/v1/experiments/ID', '/api/v1/experiments', '/api/v1/experiments/ID/metrics', '/api/v1/experiments/ID/steps?max_points=200', '/healthz', '/',
     '/api/v1/system', '/metrics',
   ]).map((path) => path.replace('ID', id));
-  const latencies = [], statuses = {}, rounds = [];
-  const stretch = async (work) => {
-    const from = await steps(daemon), used = cpuSeconds(pid), stolen = stolenSeconds(), start = performance.now();
-    await work();
-    const seconds = (performance.now() - start) / 1000, now = cpuSeconds(pid), available = seconds * cores - (stolenSeconds() - stolen);
-    return { rate: ((await steps(daemon)) - from) / available, seconds, stolen: 1 - available / seconds / cores, threads: httpSeconds(now) - httpSeconds(used) };
+  const latencies = [], statuses = {}, kinds = { asked: [], burnt: [], left: [] };
+  const stretch = async (kind, work) => {
+    const from = await steps(daemon), used = httpSeconds(cpuSeconds(pid)), start = performance.now();
+    const answer = await work();
+    const seconds = (performance.now() - start) / 1000, threads = httpSeconds(cpuSeconds(pid)) - used;
+    kinds[kind].push({ steps: (await steps(daemon)) - from, seconds, threads, clients: answer.cpu_seconds });
+    return answer;
   };
+  const clients = await openLoad(daemon, { paths, rate: RATE, idle: IDLE, readers: READERS });
+  await clients.get(1);
   for (let round = 0; round < ROUNDS; round++) {
-    const quiet = await stretch(() => sleep(1000 * SECONDS));
-    const clients = await openLoad(daemon, paths, SECONDS);
-    await sleep(1000);
-    let answer;
-    const loaded = await stretch(async () => (answer = await clients.ask()));
-    await clients.end();
-    await sleep(500);
-    const burnt = await stretch(() => burn(SECONDS, RATE, answer.cpu_seconds));
+    const answer = await stretch('asked', () => clients.get(SECONDS));
     if (answer.failed) throw new Error(`${answer.failed} requests were not answered`);
+    await stretch('burnt', () => clients.burn(SECONDS, answer.cpu_seconds));
+    await stretch('left', () => clients.wait(SECONDS));
     for (const [code, count] of Object.entries(answer.statuses)) statuses[code] = (statuses[code] ?? 0) + count;
     latencies.push(...answer.times_us);
-    rounds.push({
-      speed: loaded.rate / burnt.rate, all: loaded.rate / quiet.rate, daemon: loaded.threads / loaded.seconds / cores,
-      clients: answer.cpu_seconds / loaded.seconds / cores, stolen: Math.max(quiet.stolen, loaded.stolen, burnt.stolen),
-    });
   }
+  const peak = status(pid, 'VmHWM');
+  await clients.end();
+  await sleep(1000);
   latencies.sort((a, b) => a - b);
-  const of = (key) => round(median(rounds.map((each) => each[key])), 4);
+  const sum = (kind, key) => kinds[kind].reduce((total, each) => total + each[key], 0), per = (kind, key) => sum(kind, key) / sum(kind, 'seconds');
   const ms = (q) => round(quantile(latencies, q) / 1000);
+  // How far the ratio of the sums is from what each half of the rounds gives: what chance has in it.
+  const half = (odd) => ['asked', 'burnt'].map((kind) => kinds[kind].filter((_, i) => i % 2 === odd)).map((list) => list.reduce((n, each) => n + each.steps, 0) / list.reduce((n, each) => n + each.seconds, 0));
+  const halves = [0, 1].map((odd) => half(odd)).map(([asked, burnt]) => round(asked / burnt, 4));
   console.log(JSON.stringify({
     cores, connections: IDLE, event_readers: READERS, requests_per_second: RATE, seconds: SECONDS * ROUNDS,
     requests: latencies.length, statuses, get_ms_p50: ms(0.5), get_ms_p99: ms(0.99), get_ms_max: ms(1),
-    resident_before_bytes: before, resident_peak_bytes: status(pid, 'VmHWM'), resident_after_bytes: status(pid, 'VmRSS'),
-    training_speed_with_load: of('speed'), rounds: rounds.map((each) => round(each.speed, 4)), training_speed_and_clients: of('all'),
-    http_threads_share_of_cores: of('daemon'), clients_share_of_cores: of('clients'),
-    stolen_share_of_cores: of('stolen'),
+    resident_before_bytes: before, resident_peak_bytes: peak, resident_after_bytes: status(pid, 'VmRSS'),
+    training_speed_with_load: round(per('asked', 'steps') / per('burnt', 'steps'), 4), of_each_half: halves,
+    training_speed_and_clients: round(per('asked', 'steps') / per('left', 'steps'), 4),
+    http_threads_share_of_cores: round(per('asked', 'threads') / cores, 4), http_threads_share_when_not_asked: round(per('left', 'threads') / cores, 4),
+    clients_share_of_cores: round(per('asked', 'clients') / cores, 4), steps_per_second: round(per('left', 'steps')),
     still_training: (await daemon.get(`/experiments/${id}`)).status === 'running',
   }));
 } finally {

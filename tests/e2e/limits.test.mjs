@@ -110,6 +110,21 @@ test('headers, targets and bodies have a size', { skip }, () =>
     assert.equal((await daemon.call('GET', '/experiments')).status, 200);
   }));
 
+test('a body whose end nobody can know is refused at once, and the host that is named wrong says which option names it', { skip }, () =>
+  withDaemon([], async (daemon, open) => {
+    for (const method of ['POST', 'PATCH', 'DELETE']) {
+      for (const coding of ['gzip', 'xchunked', 'chunked, identity', 'chunked\r\nTransfer-Encoding: chunked']) {
+        const client = await open(`${method} ${V1}/experiments/1/cancel HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: ${coding}\r\n\r\n{}`);
+        const status = await client.answer();
+        assert.ok([400, 405].includes(status), `${method} ${coding}: ${status}`);
+        await client.closed; // what comes after it is no second request
+      }
+    }
+    const foreign = await open('GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n');
+    assert.equal(await foreign.answer(), 421);
+    assert.match(foreign.text, /add it with --host if it should/);
+  }));
+
 test('idle connections, slow headers and stalled bodies end, and everybody else is answered', { skip, timeout: 120_000 }, () =>
   withDaemon(['--idle-seconds', '2'], async (daemon, open) => {
     const parts = ['', 'GET /heal', 'GET / HTTP/1.1\r\nHost: loc', post(100, '{"a"'), post(1000, '')];

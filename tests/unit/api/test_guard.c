@@ -198,6 +198,10 @@ static void test_malformed(void **state) {
         "Connection: close\r\n\r\n{}x",
         "POST /api/v1/experiments HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
         "Content-Type: application/json\r\nConnection: close\r\n\r\nzz\r\n{}\r\n",
+        "POST /api/v1/experiments HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n"
+        "Content-Type: application/json\r\nConnection: close\r\n\r\n{\"dataset\":\"d\",\"teacher\":\"t\"}",
+        "POST /api/v1/experiments HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        "Transfer-Encoding: identity\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n0\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         "DELETE /api/v1/experiments/1/../2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n",
