@@ -72,13 +72,11 @@ static void look_at_space(struct dd_findings *findings, const char *dir) {
                "%.1f of %.1f GiB free", (double)free_bytes / (1 << 30), (double)total_bytes / (1 << 30));
 }
 
-/* --- files that end with the SHA-256 of all before it ---------------------------------------------------------------
- */
+/* --- files that end with the checksum of all before it ------------------------------------------------------------ */
 
 static void look_at_sealed(struct tally *tally, const char *path, const char *name) {
     struct dd_mapping map;
     struct dd_error err = {0};
-    uint8_t digest[DD_SHA256_BYTES];
     enum dd_status status = dd_mapping_open(path, &map, &err);
     if (status == DD_NOT_FOUND)
         return;
@@ -86,11 +84,7 @@ static void look_at_sealed(struct tally *tally, const char *path, const char *na
         damaged(tally, name, err.message);
         return;
     }
-    bool whole = map.len > sizeof digest;
-    if (whole) {
-        dd_sha256_bytes(map.bytes, map.len - sizeof digest, digest);
-        whole = memcmp(digest, map.bytes + map.len - sizeof digest, sizeof digest) == 0;
-    }
+    bool whole = dd_sealed_whole(map.bytes, map.len);
     dd_mapping_release(&map);
     tally->whole += whole;
     if (!whole)

@@ -479,3 +479,13 @@ void dd_checkpoint_close(struct dd_checkpoint *checkpoint) {
     dd_run_state_release(&checkpoint->state);
     dd_mapping_release(&checkpoint->map);
 }
+
+bool dd_sealed_whole(const uint8_t *bytes, size_t len) {
+    uint8_t digest[DD_SHA256_BYTES];
+    if (len < sizeof checkpoint_magic + 4 + DD_SHA256_BYTES) {
+        return false;
+    }
+    bool checkpoint = memcmp(bytes, checkpoint_magic, sizeof checkpoint_magic) == 0;
+    dd_record_checksum(bytes, len - DD_SHA256_BYTES, checkpoint ? DD_CHECKPOINT_XXH3 : DD_FINISHED_XXH3, digest);
+    return memcmp(digest, bytes + len - DD_SHA256_BYTES, sizeof digest) == 0;
+}

@@ -385,6 +385,9 @@ struct dd_train_result {
     uint64_t parameters, model_bytes;
     char best_dir[4096], last_dir[4096]; /* Hugging Face directories below run_dir */
 };
+/* Whether the checksum that ends a checkpoint, a finished record, or a file of the logits' cache is that of what stands
+ * before it. */
+bool dd_sealed_whole(const uint8_t *bytes, size_t len);
 /* Trains to the end or until stopped.  Starts from run_dir/checkpoint where one is whole and of this spec; a damaged
  * one is reported in the log and training starts again from the newest whole state.  DD_STOPPED: cancel, pause or
  * shutdown was asked for; a checkpoint of this very step has been written (for shutdown only if it took less than 3 s).
