@@ -7,8 +7,10 @@
  * times it.  Token ids are drawn unevenly, as words are used in text.  Two more steps run first and are not counted.
  *
  * Prints forward, backward and optimizer in milliseconds, matrix GFLOP/s (FLOPs that the step needs, real tokens), the
- * rate of dd_sgemm on as many threads in the same run, before and after the steps, at the shapes of the layers, and the
- * share that the step reaches.
+ * rate of dd_sgemm on as many threads at the shapes of the layers, and the share that the step reaches.  The rate is
+ * taken between every two steps, since a core that a neighbour uses too halves its speed from one second to the next:
+ * the share is the steps' FLOPs over what the products would have done in the same seconds, at the mean of the rates
+ * before and after each step.
  * --export writes the very batches for torch_reference.py, --json appends the figures as one line.  --cpu 1 counts the
  * process's CPU time instead of the wall clock: figures on a loaded machine (one thread only).
  */
@@ -18,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include "engine/bert.h"
@@ -28,7 +29,6 @@
 
 #define WARMUP 2
 #define CLASSES 3
-#define RATE_REPEATS 8
 #define MAX_THREADS 256
 
 struct options {
@@ -233,6 +233,7 @@ static void batches_export(struct batches *batches, const struct options *o) {
 struct rate {
     pthread_t thread;
     int tokens, hidden;
+    float *a, *b, *c;
     double flops_per_second;
 };
 
@@ -240,45 +241,64 @@ struct rate {
 static void *rate_main(void *argument) {
     struct rate *rate = argument;
     int tokens = rate->tokens, hidden = rate->hidden;
-    size_t most = (size_t)DD_MAX(tokens, hidden) * (size_t)hidden * 4;
-    float *a = zeros(most, sizeof(float)), *b = zeros(most, sizeof(float)), *c = zeros(most, sizeof(float));
     double flops = 0.0, spent = 0.0;
-    for (size_t i = 0; i < most; i++) {
-        a[i] = b[i] = (float)(i % 17) * 0.1f;
-    }
     for (int out = hidden; out <= 4 * hidden; out += 3 * hidden) {
         double start = 0.0;
-        for (int repeat = 0; repeat <= RATE_REPEATS; repeat++) { /* the first is not counted */
-            start = repeat == 1 ? seconds() : start;
-            dd_sgemm(false, true, tokens, out, hidden, a, hidden, b, hidden, 0.0f, c, out);
-            dd_sgemm(false, false, tokens, hidden, out, a, out, b, hidden, 0.0f, c, hidden);
-            dd_sgemm(true, false, out, hidden, tokens, a, out, b, hidden, 0.0f, c, hidden);
+        for (int repeat = 0; repeat < 2; repeat++) { /* the first is not counted */
+            start = seconds();
+            dd_sgemm(false, true, tokens, out, hidden, rate->a, hidden, rate->b, hidden, 0.0f, rate->c, out);
+            dd_sgemm(false, false, tokens, hidden, out, rate->a, out, rate->b, hidden, 0.0f, rate->c, hidden);
+            dd_sgemm(true, false, out, hidden, tokens, rate->a, out, rate->b, hidden, 0.0f, rate->c, hidden);
         }
         flops += 6.0 * tokens * out * hidden;
-        spent += (seconds() - start) / RATE_REPEATS;
+        spent += seconds() - start;
     }
-    free(a);
-    free(b);
-    free(c);
     rate->flops_per_second = flops / spent;
     return NULL;
 }
 
-/* GFLOP/s of so many threads, each with products of its own. */
-static double sgemm_rate(int threads, int tokens, int hidden) {
-    static struct rate rates[MAX_THREADS];
+struct rates {
+    int threads;
+    struct rate thread[MAX_THREADS];
+};
+
+static void rates_init(struct rates *rates, int threads, int tokens, int hidden) {
+    size_t most = (size_t)DD_MAX(tokens, hidden) * (size_t)hidden * 4;
+    rates->threads = threads;
+    for (int t = 0; t < threads; t++) {
+        struct rate *rate = &rates->thread[t];
+        *rate = (struct rate){.tokens = tokens,
+                              .hidden = hidden,
+                              .a = zeros(most, sizeof(float)),
+                              .b = zeros(most, sizeof(float)),
+                              .c = zeros(most, sizeof(float))};
+        for (size_t i = 0; i < most; i++) {
+            rate->a[i] = rate->b[i] = (float)(i % 17) * 0.1f;
+        }
+    }
+}
+
+static void rates_release(struct rates *rates) {
+    for (int t = 0; t < rates->threads; t++) {
+        free(rates->thread[t].a);
+        free(rates->thread[t].b);
+        free(rates->thread[t].c);
+    }
+}
+
+/* FLOP/s of all threads at this moment, each with products of its own. */
+static double rate_now(struct rates *rates) {
     double sum = 0.0;
-    for (int i = 0; i < threads; i++) {
-        rates[i] = (struct rate){.tokens = tokens, .hidden = hidden};
-        if (pthread_create(&rates[i].thread, NULL, rate_main, &rates[i]) != 0) {
+    for (int t = 0; t < rates->threads; t++) {
+        if (pthread_create(&rates->thread[t].thread, NULL, rate_main, &rates->thread[t]) != 0) {
             die("sgemm", "no thread");
         }
     }
-    for (int i = 0; i < threads; i++) {
-        pthread_join(rates[i].thread, NULL);
-        sum += rates[i].flops_per_second;
+    for (int t = 0; t < rates->threads; t++) {
+        pthread_join(rates->thread[t].thread, NULL);
+        sum += rates->thread[t].flops_per_second;
     }
-    return sum * 1e-9;
+    return sum;
 }
 
 /* --- the steps ------------------------------------------------------------------------------------------------------
@@ -346,7 +366,7 @@ static void work_release(struct work *work) {
 
 struct figures {
     double forward, backward, optimizer, median; /* seconds a step */
-    double tokens, gflops, loss, peak_bytes;
+    double tokens, gflops, sgemm_gflops, loss, peak_bytes;
 };
 
 /* One step on one batch; time[0 … 3] are its borders. */
@@ -377,35 +397,69 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static struct figures measure(struct work *work, struct batches *batches, const struct options *o) {
-    struct figures f = {0};
-    double *spent = zeros((size_t)o->steps, sizeof(double)), flops = 0.0, total = 0.0;
-    for (int step = 0; step < o->steps + WARMUP; step++) {
-        struct dd_batch batch = batches_fill(batches, o, step);
-        double time[4];
-        f.loss = run_step(work, &batch, batches->labels, step, time);
-        if (step < WARMUP) {
-            continue;
+/* The most memory that this process has had resident since forget_peak. */
+static double peak_bytes(void) {
+    char line[256];
+    double kilobytes = 0.0;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        if (strncmp(line, "VmHWM:", 6) == 0) {
+            kilobytes = strtod(line + 6, NULL);
         }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return kilobytes * 1024.0;
+}
+
+static void forget_peak(void) {
+    FILE *file = fopen("/proc/self/clear_refs", "w");
+    if (file == NULL || fputs("5", file) < 0 || fclose(file) != 0) {
+        die("/proc/self/clear_refs", strerror(errno));
+    }
+}
+
+static struct figures measure(struct work *work, struct batches *batches, const struct options *o) {
+    static struct rates rates;
+    struct figures f = {0};
+    double *spent = zeros((size_t)o->steps, sizeof(double)), flops = 0.0, total = 0.0, could = 0.0, time[4];
+    for (int step = 0; step < WARMUP; step++) {
+        struct dd_batch batch = batches_fill(batches, o, step);
+        run_step(work, &batch, batches->labels, step, time);
+    }
+    rates_init(&rates, o->threads, (int)mean_tokens(batches, o), o->hidden);
+    double before = rate_now(&rates);
+    for (int step = WARMUP; step < o->steps + WARMUP; step++) {
+        struct dd_batch batch = batches_fill(batches, o, step);
+        f.loss = run_step(work, &batch, batches->labels, step, time);
+        double after = rate_now(&rates), all = time[3] - time[0];
         f.forward += (time[1] - time[0]) / o->steps;
         f.backward += (time[2] - time[1]) / o->steps;
         f.optimizer += (time[3] - time[2]) / o->steps;
-        spent[step - WARMUP] = time[3] - time[0];
-        total += time[3] - time[0];
+        spent[step - WARMUP] = all;
+        total += all;
+        could += all * (before + after) / 2.0;
         flops += dd_bert_flops(&work->config, &batch, true);
         f.tokens += (double)batch.n_tokens / o->steps;
+        before = after;
     }
     qsort(spent, (size_t)o->steps, sizeof *spent, compare_doubles);
     f.median = spent[o->steps / 2];
     f.gflops = flops / total * 1e-9;
+    f.sgemm_gflops = could / total * 1e-9;
     free(spent);
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    f.peak_bytes = (double)usage.ru_maxrss * 1024.0;
+    /* The engine gives nothing back, so one more step without the matrices of `rates` shows what all of them took. */
+    rates_release(&rates);
+    forget_peak();
+    struct dd_batch batch = batches_fill(batches, o, WARMUP);
+    run_step(work, &batch, batches->labels, o->steps + WARMUP, time);
+    f.peak_bytes = peak_bytes();
     return f;
 }
 
-static void print(const struct options *o, const struct figures *f, double rate) {
+static void print(const struct options *o, const struct figures *f) {
+    double rate = f->sgemm_gflops;
     double mean = f->forward + f->backward + f->optimizer;
     printf("%s: %d x %d, %d heads, batch %d, %.0f tokens, %d threads, %s, %s, %s\n", o->name, o->layers, o->hidden,
            o->heads, o->batch, f->tokens, o->threads, o->precision, dd_engine_cpu(), dd_engine_blas());
@@ -415,7 +469,8 @@ static void print(const struct options *o, const struct figures *f, double rate)
            f->gflops / rate, f->gflops * mean / (f->forward + f->backward) / rate, f->loss);
 }
 
-static void append_json(const struct options *o, const struct figures *f, double rate) {
+static void append_json(const struct options *o, const struct figures *f) {
+    double rate = f->sgemm_gflops;
     double mean = f->forward + f->backward + f->optimizer;
     FILE *file = fopen(o->json, "a");
     if (file == NULL) {
@@ -445,13 +500,10 @@ int main(int argc, char **argv) {
         batches_export(&batches, &o);
     }
     work_init(&work, &o, batches.max_length);
-    int tokens = (int)mean_tokens(&batches, &o);
-    double before = sgemm_rate(o.threads, tokens, o.hidden);
     struct figures figures = measure(&work, &batches, &o);
-    double rate = (before + sgemm_rate(o.threads, tokens, o.hidden)) / 2.0;
-    print(&o, &figures, rate);
+    print(&o, &figures);
     if (o.json != NULL) {
-        append_json(&o, &figures, rate);
+        append_json(&o, &figures);
     }
     work_release(&work);
     batches_release(&batches);
