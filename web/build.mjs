@@ -2,7 +2,8 @@
 //
 // Bundles and minifies src/ into files whose names carry a hash of their content, compresses each with gzip (level 9,
 // no time stamp, so that equal input gives equal bytes), and writes them as one C file of byte arrays (api/pages.h).
-// Each page is a chunk of its own, and so is the chart library, which is fetched when the first chart is drawn.
+// The chart library is a chunk of its own, fetched when the first chart is drawn. (A chunk for each page was tried: the
+// ten more requests cost as much as the code that is not read.)
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -11,7 +12,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import en from './src/i18n/en.js';
 import zh from './src/i18n/zh.js';
-import { NAV, PAGES } from './src/first.js';
+import { NAV } from './src/first.js';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const TYPES = {
@@ -70,7 +71,6 @@ export async function buildAssets() {
   };
   const html = readFileSync(path.join(here, 'index.html'), 'utf8')
     .replace('{{preload}}', chunksOf(bundle.metafile, 'main.js').map((path) => preload(path)).join(''))
-    .replace('{{pages}}', JSON.stringify(Object.fromEntries(PAGES.map((name) => [name, chunksOf(bundle.metafile, `pages/${name}.js`)]))).replaceAll('"', '&quot;'))
     .replace('{{nav}}', NAV.map(navLink).join(''))
     .replace(/\{\{([\w.]+)\}\}/g, (_, name) => find(name))
     .replace(/>\s+</g, '><');

@@ -7,7 +7,9 @@
 //   node tests/browser/perf.mjs --before DISTILLD    another build beside it, in turns: on a busy machine only ratios tell
 //   node tests/browser/perf.mjs --live 120           seconds to watch the four runs (default 30)
 import { spawnSync } from 'node:child_process';
+import { get as httpGet } from 'node:http';
 import { join } from 'node:path';
+import { constants, createGunzip } from 'node:zlib';
 import { Daemon, binary, tinyTeacher, topics } from '../e2e/daemon.mjs';
 import { launch, noBrowser } from './browser.mjs';
 
@@ -15,7 +17,7 @@ const RUNS = 10_000;
 const COMPARED = 20;
 const EPOCHS = 200;
 const ROUNDS = 5;
-const EPOCHS_AN_HOUR = 60; // the note's recipe: 60 epochs in about an hour
+const EPOCHS_AN_HOUR = [60, 600]; // the note's recipe has 60 epochs in about an hour; a small student ten times as many
 
 if (noBrowser) {
   console.error(noBrowser);
@@ -178,35 +180,33 @@ async function life(name, executable) {
   }
 }
 /**
- * What an hour of one open run page moves: the bytes of each kind of event, taken from the stream that the page reads
- * while one run trains, times how many of them an hour of EPOCHS_AN_HOUR epochs has (web/src/wants.js: steps every 2 s
- * for two minutes, then every 60 s; a comment every 15 s).
+ * What an hour of one open run page moves: the bytes that come over the line, compressed as for a browser, while one run
+ * trains; of the whole the share of an epoch with its status and log, of a step event, and of a comment, from streams of
+ * these kinds alone. Steps come every 2 s for two minutes, then every 60 s (web/src/wants.js); a comment every 15 s.
  */
 async function hour(name, executable) {
   const daemon = await Daemon.start({ executable, args: ['--workers', '1', '--threads', '1'] });
   try {
     await daemon.upload('news', { train: { text: topics(1200), filename: 'train.tsv' }, dev: { text: topics(200, 5), filename: 'dev.tsv' } });
     const { id } = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'news', epochs: 10_000 });
-    const stream = await fetch(`${daemon.url}/api/v1/events?types=status,epoch,log,step&step_every=2&steps_of=${id}`);
-    const kinds = {};
-    let text = '';
-    const end = Date.now() + 1000 * liveSeconds;
-    for await (const chunk of stream.body) {
-      const frames = (text += Buffer.from(chunk).toString('latin1')).split('\n\n');
-      text = frames.pop();
-      for (const frame of frames) {
-        const kind = /^event: (\w+)$/m.exec(frame)?.[1] ?? 'comment';
-        kinds[kind] ??= { count: 0, bytes: 0 };
-        kinds[kind].count++;
-        kinds[kind].bytes += frame.length + 2;
-      }
-      if (Date.now() > end) break;
-    }
-    const each = (kind) => (kinds[kind] ? kinds[kind].bytes / kinds[kind].count : 0);
-    const anEpoch = each('epoch') + (each('log') * (kinds.log?.count ?? 0) + each('status') * (kinds.status?.count ?? 0)) / kinds.epoch.count;
-    const steps = 120 / 2 + 3480 / 60;
-    console.log(`${name.padEnd(7)}events in bytes: ${Object.keys(kinds).map((k) => `${k} ${each(k).toFixed(0)} × ${kinds[k].count}`).join(', ')};`,
-      `an hour of ${EPOCHS_AN_HOUR} epochs: ${((EPOCHS_AN_HOUR * anEpoch + steps * each('step') + 240 * 16) / 1000).toFixed(0)} kB`);
+    const line = (kinds) =>
+      new Promise((done) => {
+        const seen = { bytes: 0, events: 0 };
+        const request = httpGet(`${daemon.url}/api/v1/events?types=${kinds}&step_every=2&steps_of=${id}`, { headers: { 'Accept-Encoding': 'gzip' } }, (answer) => {
+          answer.on('data', (chunk) => (seen.bytes += chunk.length));
+          const text = answer.headers['content-encoding'] === 'gzip' ? answer.pipe(createGunzip({ flush: constants.Z_SYNC_FLUSH })) : answer;
+          text.on('data', (chunk) => (seen.events += String(chunk).split('\nevent: ').length - 1)).on('error', () => {});
+          answer.on('error', () => {});
+        });
+        setTimeout(() => (request.destroy(), done(seen)), 1000 * liveSeconds);
+      });
+    const before = await epochsOf(daemon, [id]);
+    const [rows, steps] = await Promise.all([line('status,epoch,log'), line('step')]);
+    const anEpoch = rows.bytes / ((await epochsOf(daemon, [id])) - before);
+    const aStep = steps.bytes / Math.max(1, steps.events);
+    const total = (epochs) => (epochs * anEpoch + (120 / 2 + 3480 / 60) * aStep + 240 * 20) / 1000;
+    console.log(`${name.padEnd(7)}on the wire: ${anEpoch.toFixed(0)} bytes an epoch, ${aStep.toFixed(0)} a step event;`,
+      EPOCHS_AN_HOUR.map((n) => `an hour of ${n} epochs ${total(n).toFixed(0)} kB`).join(', '));
   } finally {
     await daemon.discard();
   }

@@ -155,9 +155,18 @@ function edgeAlign(x, model, shown) {
   return share < LABEL_EDGE ? 'left' : share > 1 - LABEL_EDGE ? 'right' : 'center';
 }
 
-function lineOption(model) {
+/** A single x, as of one epoch, stands in the middle of the plot and not on its edge. */
+function withRoom(model, shown) {
+  const ends = shown.flatMap((s) => (s.x.length ? [s.x[0], s.x.at(-1)] : []));
+  if (!ends.length || model.x.min !== undefined || ends.some((x) => x !== ends[0])) return model;
+  const room = model.x.type === 'time' ? 60_000 : 1;
+  return { ...model, x: { ...model.x, min: ends[0] - room, max: ends[0] + room } };
+}
+
+function lineOption(given) {
   const colours = palette();
-  const shown = model.series.filter((s) => !s.hidden);
+  const shown = given.series.filter((s) => !s.hidden);
+  const model = withRoom(given, shown);
   const positive = (y) => (model.y.log ? y.map((v) => (v > 0 ? v : null)) : y);
   const series = shown.map((s, i) => ({
     id: s.id,

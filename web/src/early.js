@@ -1,7 +1,7 @@
-// Runs before the first paint, so that a kept theme or language does not flash, and so that the page's first request, its
-// files and, where charts will be drawn, their library are under way while the rest is read. Kept apart and small because
-// it blocks rendering. What makes the page is compiled after the header that index.html holds has been painted.
-import { drawsCharts, firstPath, pageName } from './first.js';
+// Runs before the first paint, so that a kept theme or language does not flash, and so that the page's first
+// request and, where charts will be drawn, their library are under way while the rest is read. Kept apart and small
+// because it blocks rendering. What makes the page is compiled after the header that index.html holds has been painted.
+import { drawsCharts, firstPath } from './first.js';
 import { recall, sayLanguage, wantedLanguage } from './memory.js';
 
 const PATIENCE_MS = 250; // where nothing is painted, as behind another window
@@ -19,9 +19,7 @@ if (path) {
 }
 
 const add = (tag, props) => document.head.append(Object.assign(document.createElement(tag), props));
-const page = pageName(pathname.split('/').filter(Boolean));
-const files = [...(JSON.parse(dataset.pages)[page] ?? []), ...(drawsCharts(pathname, search) ? [dataset.charts] : [])];
-for (const href of files) add('link', { rel: 'preload', as: 'script', crossOrigin: '', href });
+if (drawsCharts(pathname, search)) add('link', { rel: 'preload', as: 'script', crossOrigin: '', href: dataset.charts });
 
 let begun = false;
 function begin() {

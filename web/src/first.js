@@ -1,10 +1,6 @@
 // The first request of a page, known from its address alone: early.js sends it while the rest of the dashboard is still
 // being read, and api.js takes the answer when the page asks for the same path.
 export const NAV = ['runs', 'compare', 'sweeps', 'datasets', 'models', 'new', 'system'];
-export const PAGES = ['runs', 'run', ...NAV.slice(1)]; // files of pages/
-
-/** The file of the page that is at an address's parts. */
-export const pageName = ([page = 'runs', id]) => (page === 'runs' && id ? 'run' : page);
 
 export const LIST_PAGE = 60; // small, so that the first rows come soon
 export const FILTERS = ['q', 'status', 'dataset', 'teacher', 'tag', 'task', 'optimizer'];

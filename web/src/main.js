@@ -9,20 +9,25 @@ import { on, retryStream, start, streamState } from './store.js';
 import { remember } from './memory.js';
 import { dialog } from './widgets.js';
 import { duration } from './format.js';
-import { NAV, pageName, PAGES } from './first.js';
+import { NAV } from './first.js';
+import * as runsPage from './pages/runs.js';
+import * as runPage from './pages/run.js';
+import * as comparePage from './pages/compare.js';
+import * as sweepsPage from './pages/sweeps.js';
+import * as datasetsPage from './pages/datasets.js';
+import * as modelsPage from './pages/models.js';
+import * as newPage from './pages/new.js';
+import * as systemPage from './pages/system.js';
 
-/** The pages by name, each read when it is first wanted. */
-const readers = {
-  runs: () => import('./pages/runs.js'),
-  run: () => import('./pages/run.js'),
-  compare: () => import('./pages/compare.js'),
-  sweeps: () => import('./pages/sweeps.js'),
-  datasets: () => import('./pages/datasets.js'),
-  models: () => import('./pages/models.js'),
-  new: () => import('./pages/new.js'),
-  system: () => import('./pages/system.js'),
+const pages = {
+  runs: runsPage,
+  compare: comparePage,
+  sweeps: sweepsPage,
+  datasets: datasetsPage,
+  models: modelsPage,
+  new: newPage,
+  system: systemPage,
 };
-const pages = new Map(); // those that have been read
 const LOST_GRACE_MS = 1500; // a reconnect shorter than this is not worth a badge
 
 const root = document.getElementById('page');
@@ -157,17 +162,6 @@ addEventListener('keydown', (event) => {
 });
 
 // ---- routing ----
-/** Reads a page's file; a daemon of another build has other files, which a fresh start of the page finds. */
-async function read(name) {
-  try {
-    pages.set(name, await readers[name]());
-  } catch {
-    location.reload();
-    return;
-  }
-  if (pageName(route().parts) === name) navigate();
-}
-
 function navigate() {
   const now = route();
   const key = now.parts.slice(0, 2).join('/');
@@ -175,15 +169,11 @@ function navigate() {
     if (link.getAttribute('href') === `/${now.parts[0]}`) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
-  const name = pageName(now.parts);
-  if (PAGES.includes(name) && !pages.has(name)) {
-    read(name);
-    return;
-  }
   if (current?.key !== key) {
     current?.page.stop();
     current = null;
-    if (!pages.has(name)) {
+    const module = now.parts[0] === 'runs' && now.parts[1] ? runPage : pages[now.parts[0]];
+    if (!module) {
       fill(
         root,
         h(
@@ -196,7 +186,7 @@ function navigate() {
       return;
     }
     scrollTo(0, 0);
-    current = { key, page: pages.get(name).mount(root, now) };
+    current = { key, page: module.mount(root, now) };
     document.title = `${current.page.title?.() ?? t(`nav.${now.parts[0]}`)} · distilld`;
   }
   current.page.update(route());

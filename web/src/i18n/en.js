@@ -192,6 +192,7 @@ export default {
   'mark.restart': 'rolled back to the first weights',
   'mark.resumed': 'resumed',
   'mark.early_stop': 'stopped early',
+  'summary.loss_one': 'After one epoch the training loss is {train} and the dev loss {dev}.',
   'summary.loss':
     'Over {epochs} epochs the training loss went from {first} to {last}; the dev loss was lowest at {dev}, in epoch {epoch}.',
   'summary.score': 'Macro-F1 was best at {best} in epoch {epoch} and is {last} now.',

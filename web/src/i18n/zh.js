@@ -191,6 +191,7 @@ export default {
   'mark.restart': '回滚到初始权重',
   'mark.resumed': '恢复训练',
   'mark.early_stop': '提前停止',
+  'summary.loss_one': '一轮之后，训练损失为 {train}，开发集损失为 {dev}。',
   'summary.loss': '{epochs} 轮中训练损失从 {first} 变为 {last}；开发集损失在第 {epoch} 轮最低，为 {dev}。',
   'summary.score': '宏 F1 在第 {epoch} 轮最佳，为 {best}；目前为 {last}。',
   'summary.score_teacher': '宏 F1 在第 {epoch} 轮最佳，为 {best}，达到教师的 {share}；目前为 {last}。',

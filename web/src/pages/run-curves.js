@@ -139,6 +139,7 @@ export function curves(id) {
     const dev = rows.column('dev_loss');
     const finite = dev.map((v) => v ?? Infinity);
     const low = finite.indexOf(Math.min(...finite));
+    if (rows.length === 1) return t('summary.loss_one', { train: number(train[0] ?? NaN), dev: number(dev[0] ?? NaN) });
     return t('summary.loss', {
       epochs: rows.length,
       first: number(train[0] ?? NaN),
