@@ -3,14 +3,10 @@
  * Tiles, by measurement (oneDNN, one core, GFLOP/s; whole products of 616 or 2158 tokens with 768 and 3072 features
  * give 95 to 112).  A call packs its part of A and of B, which costs as much as (1 / rows + 1 / columns), most where B
  * is transposed (y = x Wᵀ): 96 rows give 73 to 92, 192 × 192 gives 84 to 100 in the worst orientations, 320 × 384 and
- * more give 97 to 107.  Columns are best cut at multiples of 48, the kernel's width.  On a Xeon
- * (Cascade Lake), on the operands of a step of 2,160 tokens, tiles of 190 MFLOP reach 0.76 to 0.84 of the rate of whole
- * products, tiles of 600 MFLOP 0.82; a gradient of weights suffers most, 0.61 to 0.80, at 384 × 384 as at 768 × 384.
- * So the longer
- * side is halved while both halves keep SIDE_LARGE, until a tile is worth TILE_FLOPS_MANY, and on to TILE_FLOPS, about
- * two milliseconds, where there are fewer than sixteen; products that then feed fewer than eight cores are cut further
- * while halves keep SIDE_FEW and a tile is worth a quarter of a millisecond, and those that feed fewer than four down
- * to SIDE_LEAST.
+ * more give 97 to 107.  Columns are best cut at multiples of 48, the kernel's width.  So the longer side is halved
+ * while both halves keep SIDE_LARGE, until a tile is worth TILE_FLOPS, about two milliseconds; products that then feed
+ * fewer than eight cores are cut further while halves keep SIDE_FEW and a tile is worth a quarter of a millisecond, and
+ * those that feed fewer than four down to SIDE_LEAST.
  */
 #include "engine/linear.h"
 
@@ -19,11 +15,9 @@
 #include <assert.h>
 #include <limits.h>
 
-#define TILE_FLOPS_MANY 600e6
 #define TILE_FLOPS 190e6
 #define TILE_FLOPS_LEAST 24e6
 #define TILES_MOST 64
-#define TILES_MANY 16
 #define TILES_FEW 8
 #define TILES_FEWEST 4
 #define SIDE_LARGE 288
@@ -51,8 +45,7 @@ static void halve(const struct dd_product *p, double flops, int most, int least,
 
 static void cut(struct dd_product *p) {
     int rows = 1, columns = 1;
-    halve(p, TILE_FLOPS_MANY, TILES_MOST, SIDE_LARGE, &rows, &columns);
-    halve(p, TILE_FLOPS, TILES_MANY, SIDE_LARGE, &rows, &columns);
+    halve(p, TILE_FLOPS, TILES_MOST, SIDE_LARGE, &rows, &columns);
     halve(p, TILE_FLOPS_LEAST, TILES_FEW, SIDE_FEW, &rows, &columns);
     halve(p, TILE_FLOPS_LEAST, TILES_FEWEST, SIDE_LEAST, &rows, &columns);
     p->tile_rows = DD_MIN(up((p->m + rows - 1) / rows, ROW_STEP), p->m);
