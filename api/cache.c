@@ -12,7 +12,6 @@
  * Threads: found on the HTTP thread, put from there and from request threads; `lock` guards the table and is a leaf. An
  * answer itself never changes; it goes when its last user does (`uses`), be that a response that is still being sent.
  */
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,11 +20,12 @@
 #define ENTRIES 128
 #define MOST_BYTES ((size_t)4 << 20)        /* of all bodies */
 #define MOST_BODY_BYTES ((size_t)512 << 10) /* of one */
-#define MOST_KEY_BYTES 1024
+#define MOST_KEY_BYTES 512
 #define LIVE_US 250000
 
 struct entry {
-    char *key; /* NULL: free */
+    size_t key_len; /* 0: free */
+    char key[MOST_KEY_BYTES];
     uint64_t hash;
     struct dd_stamp stamp;
     struct dd_kept *kept;
@@ -83,11 +83,12 @@ struct dd_cache *dd_cache_new(void) {
 }
 
 static void drop(struct dd_cache *cache, struct entry *entry) {
-    if (entry->key != NULL) {
+    if (entry->key_len > 0) {
         cache->bytes -= entry->kept->len;
         dd_kept_unref(entry->kept);
-        free(entry->key);
-        *entry = (struct entry){.key = NULL};
+        entry->kept = NULL;
+        entry->key_len = 0;
+        entry->used = 0;
     }
 }
 
@@ -134,7 +135,7 @@ static size_t make_key(const struct dd_request *request, char key[MOST_KEY_BYTES
 static struct entry *find(struct dd_cache *cache, const char *key, size_t len, uint64_t hash) {
     for (size_t i = 0; i < ENTRIES; i++) {
         struct entry *entry = &cache->entries[i];
-        if (entry->key != NULL && entry->hash == hash && memcmp(entry->key, key, len) == 0) {
+        if (entry->key_len == len && entry->hash == hash && memcmp(entry->key, key, len) == 0) {
             return entry;
         }
     }
@@ -159,14 +160,21 @@ struct dd_kept *dd_cache_find(struct dd_cache *cache, const struct dd_request *r
     return found;
 }
 
-/* The entry not used for longest; a free one before all, where one is wanted (free entries have never been used). */
-static struct entry *oldest(struct dd_cache *cache, bool may_be_free) {
+/* The entry not used for longest: a free one, where there is one (those have never been used). */
+static struct entry *oldest(struct dd_cache *cache) {
+    struct entry *found = &cache->entries[0];
+    for (size_t i = 1; i < ENTRIES; i++) {
+        found = cache->entries[i].used < found->used ? &cache->entries[i] : found;
+    }
+    return found;
+}
+
+/* The used entry not used for longest; NULL: there is none. */
+static struct entry *oldest_used(struct dd_cache *cache) {
     struct entry *found = NULL;
     for (size_t i = 0; i < ENTRIES; i++) {
         struct entry *entry = &cache->entries[i];
-        if ((may_be_free || entry->key != NULL) && (found == NULL || entry->used < found->used)) {
-            found = entry;
-        }
+        found = entry->key_len > 0 && (found == NULL || entry->used < found->used) ? entry : found;
     }
     return found;
 }
@@ -175,23 +183,25 @@ void dd_cache_put(struct dd_cache *cache, const struct dd_request *request, stru
     char key[MOST_KEY_BYTES];
     uint64_t hash;
     size_t len = request->stamp.known && kept->len <= MOST_BODY_BYTES ? make_key(request, key, &hash) : 0;
-    char *own = len > 0 ? malloc(len) : NULL;
-    if (own == NULL) {
+    if (len == 0) {
         return; /* it is made again then */
     }
-    memcpy(own, key, len);
     pthread_mutex_lock(&cache->lock);
-    struct entry *place = find(cache, key, len, hash);
-    if (place == NULL) {
-        place = oldest(cache, true);
+    struct entry *first, *place = find(cache, key, len, hash);
+    if (place != NULL) {
+        drop(cache, place);
     }
-    assert(place != NULL); /* there are ENTRIES */
+    place = oldest(cache);
     drop(cache, place);
-    struct entry *other;
-    while (cache->bytes + kept->len > MOST_BYTES && (other = oldest(cache, false)) != NULL) {
-        drop(cache, other);
+    while (cache->bytes + kept->len > MOST_BYTES && (first = oldest_used(cache)) != NULL) {
+        drop(cache, first);
     }
-    *place = (struct entry){own, hash, request->stamp, dd_kept_ref(kept), ++cache->clock};
+    memcpy(place->key, key, len);
+    place->key_len = len;
+    place->hash = hash;
+    place->stamp = request->stamp;
+    place->kept = dd_kept_ref(kept);
+    place->used = ++cache->clock;
     cache->bytes += kept->len;
     pthread_mutex_unlock(&cache->lock);
 }

@@ -58,12 +58,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
             }
             try_spec(json);
         }
-        char *printed = cJSON_PrintUnformatted(json);
-        FUZZ_CHECK(printed != NULL);
-        cJSON *again = NULL;
-        FUZZ_CHECK(dd_strict_json_parse(printed, strlen(printed), &again, &err) == DD_OK);
-        cJSON_Delete(again);
-        cJSON_free(printed);
+        for (int pretty = 0; pretty < 2; pretty++) { /* what is printed reads as the same */
+            char *printed = dd_json_print(json, pretty == 1);
+            FUZZ_CHECK(printed != NULL);
+            cJSON *again = NULL;
+            FUZZ_CHECK(dd_strict_json_parse(printed, strlen(printed), &again, &err) == DD_OK);
+            FUZZ_CHECK(cJSON_Compare(json, again, true));
+            cJSON_Delete(again);
+            free(printed);
+        }
         cJSON_Delete(json);
     }
     free(text);

@@ -121,8 +121,8 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
 cJSON *dd_spec_to_json(const struct dd_spec *spec);
 /* JSON Schema of the request body, from the table. NULL when out of memory. */
 cJSON *dd_spec_schema(void);
-/* Text with every number exact (cJSON rounds some to 15 digits), in cJSON's layout.  NULL for NULL or out of memory; the
- * caller frees. */
+/* Text with every number exact (cJSON rounds some to 15 digits), in cJSON's layout.  NULL for NULL or out of memory;
+ * the caller frees. */
 char *dd_json_print(const cJSON *json, bool pretty);
 /* SHA-256 over the canonical form of all fields that decide the result (no labels, no field at its neutral value). */
 void dd_spec_hash(const struct dd_spec *spec, uint8_t out[DD_SHA256_BYTES]);
