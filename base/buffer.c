@@ -81,12 +81,14 @@ void dd_buffer_putc(struct dd_buffer *buffer, char c) {
 
 void dd_buffer_put_int(struct dd_buffer *buffer, int64_t value) {
     char text[DD_NUMBER_TEXT_BYTES];
-    dd_buffer_append(buffer, text, dd_number_print_int(value, text));
+    size_t count = dd_number_print_int(value, text);
+    dd_buffer_append(buffer, text, count);
 }
 
 void dd_buffer_put_number(struct dd_buffer *buffer, double value) {
     char text[DD_NUMBER_TEXT_BYTES];
-    dd_buffer_append(buffer, text, dd_number_print(value, text));
+    size_t count = dd_number_print(value, text);
+    dd_buffer_append(buffer, text, count);
 }
 
 void dd_buffer_printf(struct dd_buffer *buffer, const char *fmt, ...) {
