@@ -68,10 +68,9 @@ static void put_object(struct dd_buffer *out, const cJSON *object, int depth, bo
 
 /* Recursion is as deep as the tree: what comes from outside is bounded by its parser, the rest we built. */
 static void put_value(struct dd_buffer *out, const cJSON *value, int depth, bool pretty) {
-    char number[DD_NUMBER_TEXT_BYTES];
     switch (value->type & 0xFF) {
     case cJSON_Number:
-        dd_buffer_append(out, number, dd_number_print(value->valuedouble, number));
+        dd_buffer_put_number(out, value->valuedouble);
         break;
     case cJSON_String:
         put_string(out, value->valuestring != NULL ? value->valuestring : "");
