@@ -9,6 +9,7 @@ ifeq ($(origin CC),default)
 CC      := gcc
 endif
 OPT     ?= -O2
+JOBS    ?= $(shell nproc)
 PREFIX  ?= /usr/local
 DESTDIR ?=
 UNITDIR ?= $(PREFIX)/lib/systemd/system
@@ -134,31 +135,31 @@ deps-test:
 	@tools/install-deps test
 
 test: deps-test ## build, install what the tests need, run every test and count
-	@$(MAKE) --no-print-directory all build-tests tests/browser/node_modules/.installed
+	@$(MAKE) --no-print-directory -j$(JOBS) all build-tests tests/browser/node_modules/.installed
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/run
 
 build-tests: $(BUILD)/distilld $(UNIT_TESTS) $(BUILD)/libengine.so
 
 asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer
-	@$(MAKE) --no-print-directory BUILD=build/asan OPT=-O1 SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" unit-tests
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan OPT=-O1 SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" unit-tests
 	@BUILD=build/asan DISTILLD_SANITIZED=1 tests/run unit
 
 tsan: ## the unit tests under ThreadSanitizer
-	@$(MAKE) --no-print-directory BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" unit-tests
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" unit-tests
 	@BUILD=build/tsan DISTILLD_SANITIZED=1 TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" tests/run unit
 
 asan-e2e: ## the end-to-end tests against a daemon under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(MAKE) --no-print-directory BUILD=build/asan OPT=-O1 SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" build/asan/distilld
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan OPT=-O1 SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" build/asan/distilld
 	@BUILD=build/asan DISTILLD_SANITIZED=1 tests/run e2e
 tsan-e2e: ## the same under ThreadSanitizer
-	@$(MAKE) --no-print-directory BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" build/tsan/distilld
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/tsan OPT=-O1 SAN="-fsanitize=thread" build/tsan/distilld
 	@BUILD=build/tsan DISTILLD_SANITIZED=1 TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" tests/run e2e
 
 failpoints: ## faults planned: the unit tests of base and storage, and a daemon in which a fixed few of all steps fail
-	@$(MAKE) --no-print-directory BUILD=build/fail SAN=-DDD_FAILPOINTS unit-tests-below build/fail/distilld
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/fail SAN=-DDD_FAILPOINTS unit-tests-below build/fail/distilld
 	@BUILD=build/fail tests/run unit fail
 failpoints-all: ## the same daemon with every step failing in turn: an hour
-	@$(MAKE) --no-print-directory BUILD=build/fail SAN=-DDD_FAILPOINTS build/fail/distilld
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/fail SAN=-DDD_FAILPOINTS build/fail/distilld
 	@BUILD=build/fail DISTILLD_FAIL_ALL=1 tests/run fail
 
 unit-tests: $(UNIT_TESTS)
@@ -168,7 +169,7 @@ unit-tests-below: $(filter $(BUILD)/tests/unit/base/% $(BUILD)/tests/unit/storag
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(sort $(patsubst fuzz/%.c,%,$(wildcard fuzz/*.c)))
 fuzz: ## every reader of foreign bytes for FUZZ_SECONDS (60) each; findings stay in build/fuzz/findings
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT=-O1 WARN=-Wno-pass-failed SAN="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all" \
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/fuzz CC=clang OPT=-O1 WARN=-Wno-pass-failed SAN="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all" \
 		FUZZ_TARGETS="$(FUZZ_TARGETS)" fuzz-build
 	@BUILD=$(BUILD)/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run $(FUZZ_TARGETS)
 fuzz-build: $(patsubst %,$(BUILD)/targets/%,$(FUZZ_TARGETS))
@@ -191,7 +192,7 @@ ALL_C   := $(C_FILES) $(wildcard */*.h engine/simd/*.h tests/*/*.[ch] tests/unit
 CPPCHECK_EXCEPT := missingIncludeSystem unusedFunction varFuncNullUB resourceLeak internalAstError:engine/simd/product.h
 
 lint: ## every linter; warnings are errors
-	@$(MAKE) --no-print-directory -k -j$(shell nproc) lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy
+	@$(MAKE) --no-print-directory -k -j$(JOBS) lint-includes lint-format lint-cppcheck lint-analyzer lint-tidy
 lint-includes:
 	$(Q)tools/check-includes
 lint-format:
@@ -223,7 +224,7 @@ $(BUILD)/tidy/%.ok: %.c .clang-tidy $(wildcard */*.h engine/simd/*.h)
 
 # --- the rest ----------------------------------------------------------------
 demo: deps ## build, start the daemon, train on real text, print the table and the dashboard's address
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@demo/demo.sh
 
 bench-web: $(BUILD)/distilld tests/browser/node_modules/.installed ## measure the dashboard in chromium with 10,000 runs in history
