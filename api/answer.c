@@ -214,7 +214,8 @@ static void answer_body(struct dd_request *request, int status, const char *medi
     bool fleeting = request->route != NULL && (request->route->flags & DD_ROUTE_NO_CACHE) != 0;
     if (request->wants_gzip && len >= (fleeting ? GZIP_FLEETING_FROM_BYTES : GZIP_FROM_BYTES)) {
         if (cacheable && not_modified(request, kept->tag)) { /* coding it would be for nothing */
-            dd_free_ptr(&kept->body);
+            free(kept->body);
+            kept->body = NULL;
             kept->len = 0;
         } else {
             code(kept);
