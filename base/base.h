@@ -148,6 +148,8 @@ char *dd_buffer_take(struct dd_buffer *buffer, size_t *ret_len); /* the caller o
 /* The decimal text that reads as the same double, in the form of %g and about as short as there is: whole numbers up to
  * 2^53 without a point or an exponent, minus zero as 0, what is not finite as null.  Returns its length. */
 size_t dd_number_print(double value, char out[DD_NUMBER_TEXT_BYTES]);
+/* The same without the exceptions: %g with 15, 16 or 17 digits, the fewest that read as the same double. */
+size_t dd_number_digits(double value, char out[DD_NUMBER_TEXT_BYTES]);
 size_t dd_number_print_int(int64_t value, char out[DD_NUMBER_TEXT_BYTES]);
 
 /* --- log (log.c) ------------------------------------------------------------------------------------------------ */

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "base/base.h"
+#include "base/internal.h"
 
 struct dd_sha256 {
     struct sha256_ctx context;
@@ -41,11 +42,15 @@ void dd_sha256_bytes(const void *bytes, size_t count, uint8_t out[DD_SHA256_BYTE
     sha256_digest(&context, DD_SHA256_BYTES, out);
 }
 
-void dd_checksum_bytes(const void *bytes, size_t count, uint8_t out[DD_SHA256_BYTES]) {
+void dd_checksum_put(XXH128_hash_t hash, uint8_t out[DD_SHA256_BYTES]) {
     XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, count));
+    XXH128_canonicalFromHash(&canonical, hash);
     memset(out, 0, DD_SHA256_BYTES);
     memcpy(out, canonical.digest, sizeof canonical.digest);
+}
+
+void dd_checksum_bytes(const void *bytes, size_t count, uint8_t out[DD_SHA256_BYTES]) {
+    dd_checksum_put(XXH3_128bits(bytes, count), out);
 }
 
 void dd_hex(const uint8_t *bytes, size_t count, char *out) {

@@ -2,6 +2,8 @@
 #ifndef DD_BASE_INTERNAL_H
 #define DD_BASE_INTERNAL_H
 
+#include <xxhash.h>
+
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -11,5 +13,8 @@ size_t dd_utf8_cut(const char *text, size_t bytes);
 
 /* The directory that holds path ("." for a bare name, "/" for a name in the root); false when out is too small. */
 bool dd_path_parent(const char *path, char *out, size_t out_bytes) __attribute__((warn_unused_result));
+
+/* As dd_checksum_bytes has it: canonical form, then 16 zeros. */
+void dd_checksum_put(XXH128_hash_t hash, uint8_t out[DD_SHA256_BYTES]);
 
 #endif

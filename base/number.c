@@ -31,15 +31,8 @@ size_t dd_number_print_int(int64_t value, char out[DD_NUMBER_TEXT_BYTES]) {
     return len;
 }
 
-size_t dd_number_print(double value, char out[DD_NUMBER_TEXT_BYTES]) {
+size_t dd_number_digits(double value, char out[DD_NUMBER_TEXT_BYTES]) {
     static const char *const formats[] = {"%.15g", "%.16g", "%.17g"};
-    if (fabs(value) <= EXACT_INTEGERS && value == trunc(value)) {
-        return dd_number_print_int((int64_t)value, out);
-    }
-    if (!isfinite(value)) { /* JSON has no word for it */
-        memcpy(out, "null", 5);
-        return 4;
-    }
     for (size_t i = 0; i < DD_ARRAY_LEN(formats); i++) {
         (void)strfromd(out, DD_NUMBER_TEXT_BYTES, formats[i], value);
         if (strtod(out, NULL) == value) {
@@ -47,4 +40,15 @@ size_t dd_number_print(double value, char out[DD_NUMBER_TEXT_BYTES]) {
         }
     }
     return strlen(out);
+}
+
+size_t dd_number_print(double value, char out[DD_NUMBER_TEXT_BYTES]) {
+    if (fabs(value) <= EXACT_INTEGERS && value == trunc(value)) {
+        return dd_number_print_int((int64_t)value, out);
+    }
+    if (!isfinite(value)) { /* JSON has no word for it */
+        memcpy(out, "null", 5);
+        return 4;
+    }
+    return dd_number_digits(value, out);
 }

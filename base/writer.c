@@ -166,10 +166,7 @@ enum dd_status dd_writer_write(struct dd_writer *writer, const void *bytes, size
 /* Of a plain writer: the SHA-256 of no bytes. */
 void dd_writer_digest(struct dd_writer *writer, uint8_t out[DD_SHA256_BYTES]) {
     if (writer->hash == DD_WRITER_XXH3) {
-        XXH128_canonical_t canonical;
-        XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(writer->xxh3));
-        memset(out, 0, DD_SHA256_BYTES);
-        memcpy(out, canonical.digest, sizeof canonical.digest);
+        dd_checksum_put(XXH3_128bits_digest(writer->xxh3), out);
         return;
     }
     struct sha256_ctx so_far = writer->sha256; /* asking finishes a hash, and more may be written */

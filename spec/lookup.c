@@ -157,11 +157,8 @@ bool dd_spec_matches(const struct dd_spec *spec) {
 }
 
 void dd_number_text(double value, char out[DD_NUMBER_BYTES]) {
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(out, DD_NUMBER_BYTES, "%.*g", digits, value);
-        if (strtod(out, NULL) == value)
-            return;
-    }
+    _Static_assert(DD_NUMBER_BYTES >= DD_NUMBER_TEXT_BYTES, "room for every number");
+    (void)dd_number_digits(value, out);
 }
 
 /* The word of a choice, by the field's row. */
