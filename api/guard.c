@@ -203,8 +203,7 @@ static enum dd_status check_host(struct dd_request *request) {
                                                                                                  : NULL;
     if (bad != NULL) {
         return dd_request_fail(request, DD_MISDIRECTED, "host_foreign",
-                               "this server does not answer for the host %.100s; add it with --host if it should",
-                               dd_utf8_check(bad, strlen(bad)) == strlen(bad) ? bad : "given");
+                               "this server does not answer for the host %.100s; add it with --host if it should", bad);
     }
     return DD_OK;
 }
@@ -370,11 +369,8 @@ static enum dd_status check_framing(struct dd_request *request, bool *ret_has_bo
                                "send one Content-Length, or Transfer-Encoding: chunked, not both");
     }
     if (!dd_headers_bounded(h)) {
-        return dd_request_fail(
-            request, DD_MALFORMED, "transfer_encoding_unknown", "Transfer-Encoding must be chunked, got %.40s",
-            dd_utf8_check(h->transfer_encoding, strlen(h->transfer_encoding)) == strlen(h->transfer_encoding)
-                ? h->transfer_encoding
-                : "something else");
+        return dd_request_fail(request, DD_MALFORMED, "transfer_encoding_unknown",
+                               "Transfer-Encoding must be chunked, got %.40s", h->transfer_encoding);
     }
     *ret_length = (uint64_t)length;
     *ret_has_body = length > 0 || h->transfer_encoding != NULL;

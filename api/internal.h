@@ -30,8 +30,6 @@ union dd_address { /* of a socket, without casts between kinds */
 
 /* Decodes %XX (and '+' when plus) in place.  false: a bad escape, U+0000 or invalid UTF-8. */
 bool dd_percent_decode(char *text, bool plus);
-/* Offset of the first byte that is not part of valid UTF-8; len when all is. */
-size_t dd_utf8_check(const char *text, size_t len);
 bool dd_word_in(const char *list, const char *word, size_t len); /* space-separated list */
 bool dd_text_int(const char *text, int64_t *ret_value);          /* whole text, base 10 */
 bool dd_text_number(const char *text, double *ret_value);        /* whole text, finite, JSON's grammar */

@@ -149,11 +149,10 @@ static enum dd_status read_headers(char *headers, struct dd_part *ret_part, stru
         }
         line = next;
     }
-    size_t name_len = strlen(part.name), filename_len = strlen(part.filename);
     if (!named) {
         return malformed(err, "a part has no name, or one of more than 127 bytes");
     }
-    if (dd_utf8_check(part.name, name_len) != name_len || dd_utf8_check(part.filename, filename_len) != filename_len) {
+    if (!dd_utf8_valid(part.name, strlen(part.name)) || !dd_utf8_valid(part.filename, strlen(part.filename))) {
         return malformed(err, "a part's name or file name is not UTF-8, or too long");
     }
     *ret_part = part;

@@ -142,9 +142,6 @@ static void pointer_to(const char *name, char out[128]) {
             out[n++] = *name;
         }
     }
-    while (n > 1 && dd_utf8_check(out, n) != n) { /* the cut may have split a character */
-        n--;
-    }
     out[n] = '\0';
 }
 

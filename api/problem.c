@@ -29,27 +29,12 @@ static void title_of(const char *code, char out[64]) {
     }
 }
 
-/* Messages quote what clients sent and are cut to fit: what is not whole UTF-8 by then becomes a question mark. */
-static bool add_text(cJSON *object, const char *name, const char *text) {
-    char *clean = dd_strdup(text);
-    size_t len = strlen(text);
-    bool added = false;
-    if (clean != NULL) {
-        for (size_t at = 0; (at += dd_utf8_check(clean + at, len - at)) < len; at++) {
-            clean[at] = '?';
-        }
-        added = cJSON_AddStringToObject(object, name, clean) != NULL;
-    }
-    free(clean);
-    return added;
-}
-
 static bool add_errors(cJSON *problem, const struct dd_faults *faults) {
     cJSON *errors = cJSON_AddArrayToObject(problem, "errors");
     for (size_t i = 0; i < faults->count; i++) {
         cJSON *item = cJSON_CreateObject();
-        if (!add_text(item, "pointer", faults->items[i].pointer) ||
-            !add_text(item, "detail", faults->items[i].detail) || !cJSON_AddItemToArray(errors, item)) {
+        if (!cJSON_AddStringToObject(item, "pointer", faults->items[i].pointer) ||
+            !cJSON_AddStringToObject(item, "detail", faults->items[i].detail) || !cJSON_AddItemToArray(errors, item)) {
             cJSON_Delete(item);
             return false;
         }
@@ -81,7 +66,8 @@ char *dd_problem_text(const struct dd_request *request, int http_status) {
     cJSON *problem = cJSON_CreateObject();
     bool made = cJSON_AddStringToObject(problem, "type", type) && cJSON_AddStringToObject(problem, "title", title) &&
                 cJSON_AddNumberToObject(problem, "status", http_status) &&
-                cJSON_AddStringToObject(problem, "code", code) && add_text(problem, "detail", p->error.message) &&
+                cJSON_AddStringToObject(problem, "code", code) &&
+                cJSON_AddStringToObject(problem, "detail", p->error.message) &&
                 (p->faults.count == 0 || add_errors(problem, &p->faults)) &&
                 (http_status != 409 || p->allowed_actions[0] == '\0' || add_actions(problem, p->allowed_actions)) &&
                 cJSON_AddStringToObject(problem, "request_id", request->id);

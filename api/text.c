@@ -1,4 +1,4 @@
-/* Small text helpers of the HTTP side: percent-decoding, UTF-8, numbers.  Pure functions, any thread. */
+/* Small text helpers of the HTTP side: percent-decoding, words, numbers.  Pure functions, any thread. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -30,52 +30,7 @@ bool dd_percent_decode(char *text, bool plus) {
         }
     }
     *out = '\0';
-    size_t len = (size_t)(out - text);
-    return dd_utf8_check(text, len) == len;
-}
-
-/* Length of the sequence at `at`, 0 when it is not well-formed (RFC 3629: no overlong forms, no surrogates). */
-static size_t utf8_sequence(const unsigned char *at, size_t left) {
-    unsigned char first = at[0];
-    if (first < 0x80) {
-        return 1;
-    }
-    size_t n = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || left < n) {
-        return 0;
-    }
-    unsigned char least = 0x80, most = 0xBF;
-    if (first == 0xE0) {
-        least = 0xA0;
-    } else if (first == 0xED) {
-        most = 0x9F;
-    } else if (first == 0xF0) {
-        least = 0x90;
-    } else if (first == 0xF4) {
-        most = 0x8F;
-    }
-    if (at[1] < least || at[1] > most) {
-        return 0;
-    }
-    for (size_t i = 2; i < n; i++) {
-        if (at[i] < 0x80 || at[i] > 0xBF) {
-            return 0;
-        }
-    }
-    return n;
-}
-
-size_t dd_utf8_check(const char *text, size_t len) {
-    const unsigned char *bytes = (const unsigned char *)text;
-    size_t at = 0;
-    while (at < len) {
-        size_t n = utf8_sequence(bytes + at, len - at);
-        if (n == 0) {
-            return at;
-        }
-        at += n;
-    }
-    return len;
+    return dd_utf8_valid(text, (size_t)(out - text));
 }
 
 bool dd_word_in(const char *list, const char *word, size_t len) {

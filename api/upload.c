@@ -146,8 +146,7 @@ static enum dd_status end_field(struct dd_upload *u, struct dd_error *err) {
         return dd_fail(err, DD_TOO_LARGE, "field_too_large", "the form's fields are longer than %u bytes together",
                        MAX_FIELDS_BYTES);
     }
-    if (memchr(u->value.data, '\0', u->value.len) != NULL ||
-        dd_utf8_check(u->value.data, u->value.len) != u->value.len) {
+    if (memchr(u->value.data, '\0', u->value.len) != NULL || !dd_utf8_valid(u->value.data, u->value.len)) {
         dd_faults_add(&u->faults, pointer, "must be UTF-8 without NUL");
         return DD_OK;
     }

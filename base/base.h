@@ -116,6 +116,15 @@ void dd_free_ptr(void *pointer_to_pointer);
 void dd_close_fd(int *fd);
 void dd_fclose_ptr(FILE **file);
 
+/* --- UTF-8 (utf8.c) --------------------------------------------------------------------------------------------- */
+
+/* Reads the code point at text, of which `left` ≥ 1 bytes may be looked at; returns how many bytes it takes, 0 when
+ * they are not well-formed (RFC 3629: no overlong forms, no surrogates, nothing cut short). */
+size_t dd_utf8_decode(const char *text, size_t left, uint32_t *ret_code);
+/* Offset of the first byte that is not part of well-formed UTF-8; len when all is. */
+size_t dd_utf8_check(const char *text, size_t len);
+bool dd_utf8_valid(const char *text, size_t len); /* all of it */
+
 /* --- growable bytes (buffer.c) ---------------------------------------------------------------------------------- */
 
 /* Invariant: data is always NUL-terminated (an empty static string before the first write); len excludes the NUL.

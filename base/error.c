@@ -1,7 +1,7 @@
 /* error: filling struct dd_error, and the one table from status to name, HTTP status and exit code.
  *
- * Nothing here allocates, so that "out of memory" can always be reported.  Messages are cut at a code point boundary,
- * so they stay valid UTF-8.  Any thread; an error belongs to its caller.
+ * Nothing here allocates, so that "out of memory" can always be reported.  Messages are cut at a code point boundary
+ * and are always valid UTF-8.  Any thread; an error belongs to its caller.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -57,38 +57,20 @@ const char *dd_status_name(enum dd_status status) {
     return status_row(status)->name;
 }
 
-size_t dd_utf8_cut(const char *text, size_t bytes) {
-    size_t start = bytes;
-    while (start > 0 && bytes - start < 4) {
-        start--;
-        unsigned char lead = (unsigned char)text[start];
-        if ((lead & 0xC0) == 0x80) {
-            continue;
-        }
-        size_t wanted = lead < 0x80 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-        return bytes - start < wanted ? start : bytes;
-    }
-    return bytes;
-}
-
-/* Formats into out, cutting at a code point boundary when the text does not fit. */
+/* Formats into out, as dd_utf8_mend leaves it: an argument may be no UTF-8, or a precision may have cut it. */
 static DD_PRINTF(3, 0) void format_cut(char *out, size_t out_bytes, const char *fmt, va_list args) {
-    int wanted = vsnprintf(out, out_bytes, fmt, args);
-    if (wanted < 0) {
+    if (vsnprintf(out, out_bytes, fmt, args) < 0) {
         out[0] = '\0';
-    } else if ((size_t)wanted >= out_bytes) {
-        out[dd_utf8_cut(out, out_bytes - 1)] = '\0';
     }
+    dd_utf8_mend(out);
 }
 
-/* Copies with the same cut; the two may not overlap. */
+/* Copies what fits, likewise; the two may not overlap. */
 static void copy_cut(char *out, size_t out_bytes, const char *text) {
-    size_t len = strlen(text);
-    if (len >= out_bytes) {
-        len = dd_utf8_cut(text, out_bytes - 1);
-    }
+    size_t len = strnlen(text, out_bytes - 1);
     memcpy(out, text, len);
     out[len] = '\0';
+    dd_utf8_mend(out);
 }
 
 /* The message is formatted aside first: an argument may well be the old err->message. */

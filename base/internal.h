@@ -11,6 +11,9 @@
  * bytes; what is no UTF-8 is cut where it is. */
 size_t dd_utf8_cut(const char *text, size_t bytes);
 
+/* Makes text valid UTF-8 in place: a character cut off at its end goes, what else is ill-formed becomes '?'. */
+void dd_utf8_mend(char *text);
+
 /* The directory that holds path ("." for a bare name, "/" for a name in the root); false when out is too small. */
 bool dd_path_parent(const char *path, char *out, size_t out_bytes) __attribute__((warn_unused_result));
 

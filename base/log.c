@@ -52,34 +52,12 @@ const char *dd_log_level_name(enum dd_log_level level) {
     return level_names[DD_MIN((size_t)level, DD_ARRAY_LEN(level_names) - 1)];
 }
 
-/* Reads one code point; returns how many bytes it takes, 0 when they are no UTF-8 (overlong, surrogate, cut short). */
-static size_t utf8_decode(const char *text, uint32_t *ret_code) {
-    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const unsigned char *bytes = (const unsigned char *)text;
-    size_t size = bytes[0] < 0x80 ? 1 : bytes[0] >= 0xF5 ? 0 : bytes[0] >= 0xF0 ? 4 : bytes[0] >= 0xE0 ? 3 : 2;
-    if (size == 0 || (size == 2 && bytes[0] < 0xC2)) {
-        return 0;
-    }
-    uint32_t code = size == 1 ? bytes[0] : bytes[0] & (0xFFu >> (size + 1));
-    for (size_t i = 1; i < size; i++) {
-        if ((bytes[i] & 0xC0) != 0x80) { /* also stops at the NUL */
-            return 0;
-        }
-        code = code << 6 | (bytes[i] & 0x3F);
-    }
-    if (code < smallest[size] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) {
-        return 0;
-    }
-    *ret_code = code;
-    return size;
-}
-
 /* Writes text escaped at out (room for six bytes a byte) and returns the end.  json: quotes and backslashes too. */
 static char *escape(char *out, const char *text, bool json) {
     static const char replacement[3] = {'\xEF', '\xBF', '\xBD'}; /* U+FFFD */
     while (*text) {
         uint32_t code;
-        size_t size = utf8_decode(text, &code);
+        size_t size = dd_utf8_decode(text, strlen(text), &code);
         if (size == 0) {
             memcpy(out, replacement, sizeof replacement);
             out += sizeof replacement;

@@ -47,17 +47,6 @@ uint32_t dd_utf8_next(const char **at, const char *end) {
     return c;
 }
 
-bool dd_utf8_valid(const char *text, size_t bytes) {
-    const char *at = text, *end = text + bytes;
-    while (at < end) {
-        const char *before = at;
-        if (dd_utf8_next(&at, end) == DD_CHAR_REPLACEMENT && at - before == 1) {
-            return false;
-        }
-    }
-    return true;
-}
-
 size_t dd_utf8_count(const char *text, size_t bytes) {
     const char *at = text, *end = text + bytes;
     size_t count = 0;

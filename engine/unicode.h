@@ -19,7 +19,6 @@
 /* Decodes one character at *at (< end) and moves on.  A byte that begins no well-formed sequence (overlong forms,
  * surrogates, beyond U+10FFFF, cut off) counts as one U+FFFD. */
 uint32_t dd_utf8_next(const char **at, const char *end);
-bool dd_utf8_valid(const char *text, size_t bytes);
 size_t dd_utf8_count(const char *text, size_t bytes); /* code points, as dd_utf8_next sees them */
 size_t dd_utf8_put(char out[4], uint32_t c);          /* bytes written; c must be a scalar value */
 

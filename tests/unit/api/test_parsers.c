@@ -23,21 +23,6 @@ static void test_percent_decode(void **state) {
     }
 }
 
-static void test_utf8(void **state) {
-    (void)state;
-    static const char *const good[] = {"", "abc", "é", "奶粉", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF", "\xED\x9F\xBF"};
-    static const char *const bad[] = {
-        "\x80",    "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF5\x80\x80\x80", "\xFF", "\xF4\x90\x80\x80",
-        "\xE5\xA5"};
-    for (size_t i = 0; i < DD_ARRAY_LEN(good); i++) {
-        assert_int_equal(dd_utf8_check(good[i], strlen(good[i])), strlen(good[i]));
-    }
-    for (size_t i = 0; i < DD_ARRAY_LEN(bad); i++) {
-        assert_int_equal(dd_utf8_check(bad[i], strlen(bad[i])), 0);
-    }
-    assert_int_equal(dd_utf8_check("ab\xFF", 3), 2);
-}
-
 static void test_json(void **state) {
     (void)state;
     static const char *const good[] = {
@@ -295,11 +280,10 @@ static void test_multipart_many(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_percent_decode), cmocka_unit_test(test_utf8),
-        cmocka_unit_test(test_json),           cmocka_unit_test(test_json_depth),
-        cmocka_unit_test(test_accept),         cmocka_unit_test(test_etag_list),
-        cmocka_unit_test(test_multipart_good), cmocka_unit_test(test_multipart_bad),
-        cmocka_unit_test(test_multipart_many),
+        cmocka_unit_test(test_percent_decode), cmocka_unit_test(test_json),
+        cmocka_unit_test(test_json_depth),     cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_etag_list),      cmocka_unit_test(test_multipart_good),
+        cmocka_unit_test(test_multipart_bad),  cmocka_unit_test(test_multipart_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

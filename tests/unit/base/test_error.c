@@ -38,10 +38,40 @@ static void test_long_messages_stay_utf8(void **state) {
             assert_true(strlen(err.message) < sizeof err.message);
         }
     }
-    memset(text, 0x80, sizeof text - 1); /* no UTF-8 at all: cut where it is */
-    text[sizeof text - 1] = '\0';
-    dd_fail(&err, DD_INVALID, "c", "%s", text);
-    assert_int_equal(strlen(err.message), sizeof err.message - 1);
+    dd_fail(&err, DD_INVALID, "c", "caf\xE9: %.4s", "知识"); /* a path in Latin-1; a precision inside a character */
+    assert_string_equal(err.message, "caf?: 知");
+    dd_fail(&err, DD_INVALID, "c", "%.4s!", "知识");
+    assert_string_equal(err.message, "知?!");
+}
+
+/* What a list of faults quotes is cut by a precision: text all the same (found by fuzzing the router). */
+static void test_faults_are_utf8(void **state) {
+    (void)state;
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    for (int cut = 0; cut < 12; cut++) {
+        dd_faults_add(&faults, "/\xE5\xA5", "got %.*s", cut, "é知🎉é");
+        struct dd_fault fault = faults.items[faults.count - 1];
+        assert_true(dd_utf8_valid(fault.detail, strlen(fault.detail)));
+        assert_null(strchr(fault.detail, '?'));
+        assert_string_equal(fault.pointer, "/");
+    }
+    dd_faults_release(&faults);
+}
+
+static void test_utf8(void **state) {
+    (void)state;
+    static const char *const good[] = {"", "abc", "é", "奶粉", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF", "\xED\x9F\xBF"};
+    static const char *const bad[] = {
+        "\x80",    "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF5\x80\x80\x80", "\xFF", "\xF4\x90\x80\x80",
+        "\xE5\xA5"};
+    for (size_t i = 0; i < DD_ARRAY_LEN(good); i++) {
+        assert_int_equal(dd_utf8_check(good[i], strlen(good[i])), strlen(good[i]));
+    }
+    for (size_t i = 0; i < DD_ARRAY_LEN(bad); i++) {
+        assert_int_equal(dd_utf8_check(bad[i], strlen(bad[i])), 0);
+    }
+    assert_int_equal(dd_utf8_check("ab\xFF", 3), 2);
 }
 
 static void test_errno(void **state) {
@@ -332,6 +362,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         PLAIN(test_fail),
         PLAIN(test_long_messages_stay_utf8),
+        PLAIN(test_faults_are_utf8),
+        PLAIN(test_utf8),
         PLAIN(test_errno),
         PLAIN(test_prefix),
         PLAIN(test_status_table),
