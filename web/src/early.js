@@ -12,10 +12,20 @@ const theme = recall('theme');
 if (theme === 'light' || theme === 'dark') dataset.theme = theme;
 sayLanguage(wantedLanguage());
 
+/** The answer with its body read, so that the page has it in its first frame. */
+async function read(response) {
+  if (response.ok) {
+    const body = await response.json();
+    response.json = async () => body;
+  }
+  return response;
+}
+
 const path = firstPath(pathname, search);
 if (path) {
-  window.firstAnswer = { path, response: fetch(`/api/v1/${path}`, { headers: { Accept: 'application/json' } }) };
-  window.firstAnswer.response.catch(() => {}); // said when the page asks for it
+  const response = fetch(`/api/v1/${path}`, { headers: { Accept: 'application/json' } }).then(read);
+  window.firstAnswer = { path, response };
+  response.catch(() => {}); // said when the page asks for it
 }
 
 const add = (tag, props) => document.head.append(Object.assign(document.createElement(tag), props));

@@ -1,5 +1,7 @@
 // A table of any length of which only the rows in view exist. Rows have one height (the custom property --row of the
 // scroller, read anew when the width changes, since a phone has taller rows). Spacer rows stand for what is not built.
+// Where the view is and how large is known from its events: to ask the element would have the page laid out at once,
+// and once more with the rows that are put in then.
 
 const OVERSCAN = 8;
 const focusable = (row) => [...row.querySelectorAll('a, button, input')];
@@ -7,7 +9,7 @@ const focusable = (row) => [...row.querySelectorAll('a, button, input')];
 /**
  * scroller: the element that scrolls; body: the <tbody>; columns(): how many cells a spacer spans;
  * render(index): the <tr> of a row; onEnd(): called when the end comes near.
- * Answers {setCount, refresh, row(index), reveal(index), range(), stop}.
+ * Answers {setCount, refresh, refreshRow(index), row(index), rewind, reveal(index), range(), stop}.
  */
 export function virtualRows({ scroller, body, columns, render, onEnd, onRange }) {
   const top = spacer();
@@ -18,6 +20,9 @@ export function virtualRows({ scroller, body, columns, render, onEnd, onRange })
   let to = 0;
   let rows = new Map();
   let frame = 0;
+  let offset = 0; // the scroller's scrollTop
+  let room = innerHeight; // and its clientHeight, or more
+  let rowHeight = 0; // 0: to be read
 
   function spacer() {
     const row = document.createElement('tr');
@@ -26,13 +31,14 @@ export function virtualRows({ scroller, body, columns, render, onEnd, onRange })
     row.append(document.createElement('td'));
     return row;
   }
-  const height = () => parseFloat(getComputedStyle(scroller).getPropertyValue('--row')) || 30;
+  const pixels = (name) => parseFloat(getComputedStyle(scroller).getPropertyValue(name)) || 0;
+  const height = () => (rowHeight ||= pixels('--row') || 30);
 
   function place() {
     frame = 0;
     const h = height();
-    const first = Math.max(0, Math.floor(scroller.scrollTop / h) - OVERSCAN);
-    const last = Math.min(count, Math.ceil((scroller.scrollTop + scroller.clientHeight) / h) + OVERSCAN);
+    const first = Math.max(0, Math.floor(offset / h) - OVERSCAN);
+    const last = Math.min(count, Math.ceil((offset + room) / h) + OVERSCAN);
     for (const [index, row] of rows)
       if (index < first || index >= last) {
         row.remove();
@@ -64,8 +70,16 @@ export function virtualRows({ scroller, body, columns, render, onEnd, onRange })
   const ask = () => {
     frame ||= requestAnimationFrame(place);
   };
-  scroller.addEventListener('scroll', ask, { passive: true });
-  const resizer = new ResizeObserver(ask);
+  const scrolled = () => {
+    offset = scroller.scrollTop;
+    ask();
+  };
+  scroller.addEventListener('scroll', scrolled, { passive: true });
+  const resizer = new ResizeObserver(() => {
+    room = scroller.clientHeight;
+    rowHeight = 0;
+    ask();
+  });
   resizer.observe(scroller);
 
   return {
@@ -76,6 +90,7 @@ export function virtualRows({ scroller, body, columns, render, onEnd, onRange })
     },
     /** Builds all rows in view anew. */
     refresh() {
+      cancelAnimationFrame(frame);
       for (const row of rows.values()) row.remove();
       rows = new Map();
       place();
@@ -91,19 +106,24 @@ export function virtualRows({ scroller, body, columns, render, onEnd, onRange })
       if (focused >= 0) focusable(fresh)[focused]?.focus({ preventScroll: true });
     },
     row: (index) => rows.get(index) ?? null,
+    /** Scrolls to the first row. */
+    rewind() {
+      if (offset > 0) scroller.scrollTop = offset = 0;
+    },
     reveal(index) {
       const h = height();
-      const head = parseFloat(getComputedStyle(scroller).getPropertyValue('--head')) || 0;
+      const head = pixels('--head');
       if (index * h < scroller.scrollTop) scroller.scrollTop = index * h;
       else if ((index + 1) * h + head > scroller.scrollTop + scroller.clientHeight)
         scroller.scrollTop = (index + 1) * h + head - scroller.clientHeight;
+      offset = scroller.scrollTop;
       place();
     },
     range: () => [from, to],
     stop() {
       cancelAnimationFrame(frame);
       resizer.disconnect();
-      scroller.removeEventListener('scroll', ask);
+      scroller.removeEventListener('scroll', scrolled);
     },
   };
 }

@@ -153,7 +153,7 @@ export function mount(root) {
       if (loading === controller) loading = null;
     }
     if (first) {
-      scroller.scrollTop = 0;
+      rows.rewind();
       rows.setCount(ids.length);
       rows.refresh();
     } else rows.setCount(ids.length);
