@@ -7,7 +7,7 @@
 //   node tests/browser/perf.mjs --before DISTILLD    another build beside it, in turns: on a busy machine only ratios tell
 //   node tests/browser/perf.mjs --live 120           seconds to watch the four runs (default 30)
 import { spawnSync } from 'node:child_process';
-import { get as httpGet } from 'node:http';
+import { createServer, get as httpGet } from 'node:http';
 import { join } from 'node:path';
 import { constants, createGunzip } from 'node:zlib';
 import { Daemon, binary, tinyTeacher, topics } from '../e2e/daemon.mjs';
@@ -17,6 +17,7 @@ const RUNS = 10_000;
 const COMPARED = 20;
 const EPOCHS = 200;
 const ROUNDS = 5;
+const WINDOW_MS = 1500; // a new window loads pages of the browser's own, in which no reader waits
 const EPOCHS_AN_HOUR = [60, 600]; // the note's recipe has 60 epochs in about an hour; a small student ten times as many
 
 if (noBrowser) {
@@ -94,6 +95,7 @@ function waited(until) {
 
 async function measure(context, url, wanted, settle = 700) {
   const page = await browser.open('about:blank', { context });
+  await page.waitForTimeout(WINDOW_MS);
   const devtools = await context.newCDPSession(page);
   await devtools.send('Performance.enable', { timeDomain: 'threadTicks' });
   await page.addInitScript(watch, wanted);
@@ -110,6 +112,14 @@ async function measure(context, url, wanted, settle = 700) {
   await page.close();
   return { ready, paint, own: ready - network, cpu, longest, requests };
 }
+/** A page of twenty plain rows and nothing else: what this browser on this machine takes for any page. */
+async function emptyPage() {
+  const rows = Array.from({ length: 20 }, (_, i) => `<tr data-id="${i}"><td>${i}</td></tr>`).join('');
+  const server = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end(`<!doctype html><title>rows</title><table><tbody>${rows}</tbody></table>`));
+  await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
+  server.unref();
+  return { url: `http://127.0.0.1:${server.address().port}/` };
+}
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 const ms = (v) => `${v.toFixed(0)} ms`.padStart(8);
 
@@ -117,18 +127,20 @@ async function size(daemons) {
   const ids = Array.from({ length: COMPARED }, (_, i) => RUNS - i).join(',');
   const rows = { selector: 'tbody tr[data-id]', count: 20 };
   const cases = [
+    ['an empty page: the floor', null, { selector: 'tbody tr[data-id]', count: 20 }],
     [`${RUNS} runs: the list`, '/runs', rows],
     ['… sorted by macro-F1', '/runs?sort=-best_macro_f1', rows],
     [`compare ${COMPARED} × ${EPOCHS}: two charts`, `/compare?ids=${ids}`, { selector: '.charts.two .chart canvas', count: 2 }],
   ];
   console.log('median of', ROUNDS, 'warm visits'.padEnd(30), '   ready  w/o requests  CPU of the page  first paint  longest task  requests');
+  const floor = await emptyPage();
   const contexts = {};
   for (const name of Object.keys(daemons)) contexts[name] = await browser.context();
   for (const [what, path, wanted] of cases) {
     const all = Object.fromEntries(Object.keys(daemons).map((name) => [name, []]));
     for (let round = 0; round <= ROUNDS; round++) // the first warms the cache, as an earlier visit did
       for (const [name, daemon] of Object.entries(daemons)) {
-        const got = await measure(contexts[name], daemon.url + path, wanted);
+        const got = await measure(contexts[name], path ? daemon.url + path : floor.url, wanted);
         if (round) all[name].push(got);
       }
     for (const [name, list] of Object.entries(all)) {

@@ -350,12 +350,16 @@ const options = { lines: lineOption, scatter: scatterOption, parallel: parallelO
 export function createChart(element, { group = null, onZoom = null } = {}) {
   const chart = init(element, null, { renderer: 'canvas' });
   let model = null;
+  let drawn = false;
   let cursor = -1;
   if (group) {
     chart.group = group;
     connect(group);
   }
-  const resizer = new ResizeObserver(() => chart.resize());
+  const resizer = new ResizeObserver(([{ contentRect }]) => {
+    // Its first call says what init has just measured; to resize would draw everything a second time.
+    if (Math.floor(contentRect.width) !== chart.getWidth() || Math.floor(contentRect.height) !== chart.getHeight()) chart.resize();
+  });
   resizer.observe(element);
 
   function draw(next) {
@@ -363,8 +367,9 @@ export function createChart(element, { group = null, onZoom = null } = {}) {
     chart.setOption(options[model.kind ?? 'lines'](model), {
       notMerge: false,
       replaceMerge: ['series', 'dataset'],
-      lazyUpdate: true,
+      lazyUpdate: drawn, // the first time in the frame that shows the element
     });
+    drawn = true;
   }
   const offTheme = onTheme(() => model && draw(model));
   if (onZoom) dragZoom(chart, element, onZoom);

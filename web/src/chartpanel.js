@@ -10,7 +10,7 @@ const NAMED_MARKS = 8;
 
 /**
  * options: title, name (file name), group, tall; model() answers the chart model of chart.js; summary() one sentence;
- * hidden() a Set of series ids, onToggle(id); onZoom(from, to); table() whether the twin is shown, onTable(shown).
+ * top: whether it is in view when the page comes up; hidden() a Set of series ids, onToggle(id); onZoom(from, to); table() whether the twin is shown, onTable(shown).
  * Answers {element, ask, now, stop}: ask() redraws within a second, now() at once.
  */
 export function chartPanel(options) {
@@ -58,7 +58,7 @@ export function chartPanel(options) {
   let chart = null;
   let loading = null;
 
-  const drawing = redrawer(element, draw);
+  const drawing = redrawer(element, draw, options.top);
 
   function withHidden() {
     const model = options.model();
@@ -89,7 +89,7 @@ export function chartPanel(options) {
     loading ??= import('./chart.js').then(({ createChart }) => {
       if (!element.isConnected) return;
       chart = createChart(canvas, { group: options.group, onZoom: options.onZoom });
-      drawing.now();
+      draw();
     });
   }
 

@@ -3,9 +3,11 @@
 
 const INTERVAL_MS = 1000;
 
-/** Returns {ask, now, stop}: ask() draws within a second if seen; now() draws at once if seen. */
-export function redrawer(element, draw) {
-  let seen = false;
+/**
+ * Returns {ask, now, stop}: ask() draws within a second if seen; now() draws at once if seen. `seen`: what stands at
+ * the top of a page is drawn with its first frame, and not only when the browser has said that it is in view.
+ */
+export function redrawer(element, draw, seen = false) {
   let wanted = true;
   let last = 0;
   let timer = 0;

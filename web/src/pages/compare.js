@@ -164,6 +164,7 @@ export function mount(root) {
       name: `compare-${key}`,
       group: 'compare',
       tall: true,
+      top: true,
       ...tableState(key),
       hidden: hiddenSeries,
       onToggle: toggleSeries,
@@ -466,12 +467,15 @@ export function mount(root) {
   }
 
   const tableSoon = debounce(() => root.isConnected && drawTable(), 200);
-  function redraw() {
+  function drawCurves() {
     loadSeries(ids, series(), tau()).catch(() => {}); // another metric or smoothing may have been chosen
     if (!controls.contains(document.activeElement)) drawControls();
+    panels.forEach((panel) => panel.now());
+  }
+  function redraw() {
+    drawCurves();
     drawTable();
     drawSpecs();
-    panels.forEach((panel) => panel.now());
   }
 
   function stop() {
@@ -538,9 +542,11 @@ export function mount(root) {
         on(`run:${id}`, () => trade.forEach((p) => p.ask())),
       );
     }
-    redraw();
+    drawCurves();
     later(() => {
       if (!root.isConnected || asked !== shownIds) return;
+      drawTable();
+      drawSpecs();
       drawConfusion();
       drawLead();
     });

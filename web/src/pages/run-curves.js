@@ -164,6 +164,7 @@ export function curves(id) {
   const common = { hidden, onToggle: toggle, group: `run-${id}` };
   const loss = chartPanel({
     ...common,
+    top: true,
     ...tableState('loss'),
     title: t('chart.loss'),
     name: `run-${id}-loss`,
@@ -174,6 +175,7 @@ export function curves(id) {
   });
   const scores = chartPanel({
     ...common,
+    top: true,
     ...tableState('score'),
     title: t('chart.score'),
     name: `run-${id}-scores`,
