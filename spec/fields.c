@@ -390,19 +390,21 @@ const struct dd_spec_field dd_spec_fields[] = {
      .when = DD_WHEN_DISTILL,
      AT(augment),
      .max = 64,
-     .fallback = 0,
+     .fallback = NAN,
      .neutral = "0",
-     .help = "Altered copies of each training row, labelled by the teacher (KL term only). Tang et al. (2019) use 20."},
+     .help = "Altered copies of each training row, labelled by the teacher (KL term only). Tang et al. (2019) use 20. "
+             "Default: 2 beside unlabelled rows where the weights are already trained, else 0."},
     {.name = "augment_replace",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
      .needs = DD_NEEDS_AUGMENT,
      AT(augment_replace),
      .max = 1,
-     .fallback = 0,
+     .fallback = NAN,
      .neutral = "0",
      .help = "Probability with which each word of a copy becomes one of the ten nearest in the teacher's word "
-             "embeddings (TinyBERT replaces words by neighbours with 0.4)."},
+             "embeddings (TinyBERT replaces words by neighbours with 0.4). Default: 0.3 where augment is not given, "
+             "else 0."},
     {.name = "augment_mask",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
@@ -483,9 +485,8 @@ const struct dd_spec_field dd_spec_fields[] = {
      .min = 1,
      .max = 10000,
      .fallback = NAN,
-     .help =
-         "Passes over the training split. Default: 20 for a student whose weights are already trained, 60 from random "
-         "ones as in the note, 10 for finetune."},
+     .help = "Passes over the training split. Default: 20 for a student whose weights are already trained, 8 beside "
+             "unlabelled rows, 60 from random weights as in the note, 10 for finetune."},
     {.name = "batch_size",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,

@@ -191,6 +191,21 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
                "the teacher's, when init is \"teacher\"");
 }
 
+/* Copies and epochs.  Beside unlabelled rows the teacher is asked for more anyway, and copies that it labels too are
+ * worth more than further passes over the same texts (docs/quality.md). */
+static void settle_signal(struct dd_spec *spec) {
+    bool distill = spec->task == DD_TASK_DISTILL, trained = spec->init != DD_INIT_RANDOM;
+    bool more = distill && trained && spec->unlabelled == DD_FLAG_YES;
+    if (distill) {
+        bool given = spec->augment != DD_UNSET;
+        settle_int(&spec->augment, more ? 2 : 0);
+        if (spec->augment > 0)
+            settle_number(&spec->augment_replace, given ? 0 : 0.3);
+        settle_fixed(spec); /* which of its fields apply is known now */
+    }
+    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : more ? 8 : 20);
+}
+
 enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,
                                struct dd_error *err) {
     size_t before = faults->total;
@@ -199,7 +214,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_schedules(spec);
     settle_shape(spec, base_model);
     settle_init(spec, base_model);
-    settle_int(&spec->epochs, spec->task == DD_TASK_FINETUNE ? 10 : spec->init == DD_INIT_RANDOM ? 60 : 20);
+    settle_signal(spec);
     settle_optimizer(spec);
     settle_relation_heads(spec, base_model);
 

@@ -261,6 +261,34 @@ static void test_augment_and_its_rates(void **state) {
     dd_faults_release(&faults);
 }
 
+/* Unlabelled rows bring copies with them and fewer passes, unless the spec says otherwise or begins at random. */
+static void test_defaults_beside_unlabelled_rows(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields;
+        int augment, epochs;
+        double replace;
+    } cases[] = {{"\"unlabelled\":true", 2, 8, 0.3},
+                 {"\"unlabelled\":false", 0, 20, NAN},
+                 {"\"unlabelled\":true,\"augment\":0", 0, 8, NAN},
+                 {"\"unlabelled\":true,\"augment\":1,\"epochs\":5", 1, 5, 0},
+                 {"\"augment\":1", 1, 20, 0},
+                 {"\"unlabelled\":true,\"init\":\"random\"", 0, 60, NAN}};
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    for (size_t i = 0; i < DD_ARRAY_LEN(cases); i++) {
+        char body[256];
+        struct dd_spec spec;
+        snprintf(body, sizeof body, "{" D "%s}", cases[i].fields);
+        assert_int_equal(settle(body, &spec, &faults), DD_OK);
+        assert_int_equal(spec.augment, cases[i].augment);
+        assert_int_equal(spec.epochs, cases[i].epochs);
+        assert_true(isnan(cases[i].replace) ? isnan(spec.augment_replace) : spec.augment_replace == cases[i].replace);
+        assert_true(spec.augment == 0 || spec.augment_mask == 0.1);
+    }
+    dd_faults_release(&faults);
+}
+
 /* --- random specs ----------------------------------------------------------------------------------------------- */
 
 static unsigned long long random_state = 20261123;
@@ -664,6 +692,7 @@ int main(void) {
         cmocka_unit_test(test_long_texts_are_counted_in_characters),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_augment_and_its_rates),
+        cmocka_unit_test(test_defaults_beside_unlabelled_rows),
         cmocka_unit_test(test_resolved_json_resolves_to_itself),
         cmocka_unit_test(test_numbers_survive_text),
         cmocka_unit_test(test_printed_as_cjson_does),
