@@ -393,7 +393,7 @@ const struct dd_spec_field dd_spec_fields[] = {
      .fallback = NAN,
      .neutral = "0",
      .help = "Altered copies of each training row, labelled by the teacher (KL term only). Tang et al. (2019) use 20. "
-             "Default: 2 beside unlabelled rows where the weights are already trained, else 0."},
+             "Default: 2 beside unlabelled rows where the student starts from the teacher, else 0."},
     {.name = "augment_replace",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
@@ -444,10 +444,11 @@ const struct dd_spec_field dd_spec_fields[] = {
      .when = DD_WHEN_DISTILL,
      AT(cls_weight),
      .max = 1000,
-     .fallback = 0,
+     .fallback = NAN,
      .neutral = "0",
      .help = "Weight of matching the direction of the [CLS] states of each layer with those of the teacher's layer of "
-             "layer_map, as Patient KD does. Nearly free: the teacher's states are computed once and cached. 0: off."},
+             "layer_map, as Patient KD does. Nearly free: the teacher's states are computed once and cached. 0: off. "
+             "Default: 1 beside unlabelled rows where the student starts from the teacher, else 0."},
     {.name = "attention_weight",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,

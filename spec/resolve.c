@@ -191,12 +191,14 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
                "the teacher's, when init is \"teacher\"");
 }
 
-/* Copies and epochs.  Beside unlabelled rows the teacher is asked for more anyway, and copies that it labels too are
- * worth more than further passes over the same texts (docs/quality.md). */
+/* Copies, [CLS] states and epochs.  Beside unlabelled rows the teacher is asked for more anyway: copies that it labels
+ * too and its states are worth more than further passes over the same texts (docs/quality.md). */
 static void settle_signal(struct dd_spec *spec) {
     bool distill = spec->task == DD_TASK_DISTILL, trained = spec->init != DD_INIT_RANDOM;
-    bool more = distill && trained && spec->unlabelled == DD_FLAG_YES;
+    bool more = distill && spec->init == DD_INIT_TEACHER && spec->unlabelled == DD_FLAG_YES;
+    bool one = spec->n_teachers == 0 || spec->teacher_mean != DD_MEAN_OUT_OF_FOLD; /* whose states are matched */
     if (distill) {
+        settle_number(&spec->cls_weight, more && one ? 1 : 0);
         bool given = spec->augment != DD_UNSET;
         settle_int(&spec->augment, more ? 2 : 0);
         if (spec->augment > 0)

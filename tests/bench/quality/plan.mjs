@@ -3,7 +3,7 @@
 //
 //   scale   full      every arm with every teacher and student seed: 3 × 5
 //           headline  the arms that the promises are about (`promised`) with all of them, the others with one teacher and two seeds
-//           short     one teacher, two seeds, and of the arms those that are `brief`: half an hour on two cores
+//           short     one teacher, two seeds, and the arms with the layers that are `brief`: half an hour on two cores
 // A data set that is looked at `once` has one teacher, one seed and the arms named there, at every scale but short, which leaves it out.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -61,17 +61,17 @@ export const tasks = [
 export function arms(task, epochs) {
   const note = { init: 'random', T: 4, alpha: 0.2, epochs };
   const all = [
-    { name: 'student alone', spec: { ...note, alpha: 0 }, brief: true },
+    { name: 'student alone', spec: { ...note, alpha: 0 }, brief: [1] },
     { name: 'the note, AdamW', spec: { ...note, heads: task.noteHeads } },
-    { name: 'the note, SGD 0.05', spec: { ...note, heads: task.noteHeads, optimizer: noteSgd }, brief: true },
+    { name: 'the note, SGD 0.05', spec: { ...note, heads: task.noteHeads, optimizer: noteSgd }, brief: [1] },
     { name: '+ the teacher\'s heads', spec: note },
     { name: '+ init teacher', spec: { ...note, init: 'teacher' } },
-    { name: 'default', spec: {}, brief: true, promised: true },
-    { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: true, promised: true },
+    { name: 'default', spec: {}, brief: [1, 3], promised: true },
+    { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: [1], promised: true },
     { name: 'default, alpha 0.8', spec: { alpha: 0.8 } },
     { name: 'default, [CLS] states', spec: { cls_weight: 1 } },
-    { name: 'default, 2 copies', spec: { augment: 2, epochs: Math.ceil(epochs / 2) } },
-    { name: 'default, unlabelled rows', spec: { unlabelled: true }, brief: true, promised: true, layers: [1] },
+    { name: 'default, 2 copies', spec: { augment: 2, augment_replace: 0.3, epochs: Math.ceil(epochs / 2) } },
+    { name: 'default, unlabelled rows', spec: { unlabelled: true }, brief: [1], promised: true, layers: [1] },
   ];
   return task.once ? all.filter((arm) => task.once.includes(arm.name)) : all;
 }

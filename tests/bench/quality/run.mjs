@@ -96,9 +96,9 @@ async function runTask(task) {
   }
   const runs = [];
   for (const arm of arms(task, NOTE_EPOCHS)) {
-    if ((short && !arm.brief) || (onlyArms && !onlyArms.includes(arm.name))) continue;
-    const whole = scale !== 'headline' || arm.promised;
-    for (const layers of layersWanted.filter((n) => !arm.layers || arm.layers.includes(n))) {
+    if (onlyArms && !onlyArms.includes(arm.name)) continue;
+    const whole = scale !== 'headline' || arm.promised, fit = (short ? arm.brief : arm.layers) ?? (short ? [] : layersWanted);
+    for (const layers of layersWanted.filter((n) => fit.includes(n))) {
       for (const teacher of teachers.slice(0, whole ? teachers.length : 1)) {
         for (let seed = 1; seed <= (task.once ? 1 : whole ? seedsWanted : Math.min(2, seedsWanted)); seed++) runs.push({ arm, layers, teacher, seed });
       }

@@ -267,13 +267,15 @@ static void test_defaults_beside_unlabelled_rows(void **state) {
     static const struct {
         const char *fields;
         int augment, epochs;
-        double replace;
-    } cases[] = {{"\"unlabelled\":true", 2, 8, 0.3},
-                 {"\"unlabelled\":false", 0, 20, NAN},
-                 {"\"unlabelled\":true,\"augment\":0", 0, 8, NAN},
-                 {"\"unlabelled\":true,\"augment\":1,\"epochs\":5", 1, 5, 0},
-                 {"\"augment\":1", 1, 20, 0},
-                 {"\"unlabelled\":true,\"init\":\"random\"", 0, 60, NAN}};
+        double replace, cls;
+    } cases[] = {{"\"unlabelled\":true", 2, 8, 0.3, 1},
+                 {"\"unlabelled\":false", 0, 20, NAN, 0},
+                 {"\"unlabelled\":true,\"augment\":0", 0, 8, NAN, 1},
+                 {"\"unlabelled\":true,\"augment\":1,\"epochs\":5", 1, 5, 0, 1},
+                 {"\"augment\":1", 1, 20, 0, 0},
+                 {"\"unlabelled\":true,\"init\":\"random\"", 0, 60, NAN, 0},
+                 {"\"unlabelled\":true,\"cls_weight\":0", 2, 8, 0.3, 0},
+                 {"\"unlabelled\":true,\"teachers\":[\"b\"],\"teacher_mean\":\"out_of_fold\"", 2, 8, 0.3, 0}};
     struct dd_faults faults;
     dd_faults_init(&faults);
     for (size_t i = 0; i < DD_ARRAY_LEN(cases); i++) {
@@ -285,6 +287,7 @@ static void test_defaults_beside_unlabelled_rows(void **state) {
         assert_int_equal(spec.epochs, cases[i].epochs);
         assert_true(isnan(cases[i].replace) ? isnan(spec.augment_replace) : spec.augment_replace == cases[i].replace);
         assert_true(spec.augment == 0 || spec.augment_mask == 0.1);
+        assert_true(spec.cls_weight == cases[i].cls);
     }
     dd_faults_release(&faults);
 }
