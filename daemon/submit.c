@@ -19,6 +19,15 @@ void dd_no_such_asset(struct dd_daemon *daemon, enum dd_asset_kind kind, const c
     struct dd_error err;
     const char *near = NULL;
     int best = INT_MAX;
+    int64_t maker;
+    enum dd_state state;
+    if (kind == DD_ASSET_MODEL && dd_storage_experiment_making(daemon->storage, name, &maker, &state, &err) == DD_OK) {
+        snprintf(out, out_bytes,
+                 "there is no model \"%s\" yet: experiment %" PRId64
+                 " makes it and is %s; ask again when it has finished",
+                 name, maker, dd_state_name(state));
+        return;
+    }
     if (dd_storage_asset_list(daemon->storage, kind, NULL, NULL, 500, &items, &count, &next, &err) == DD_OK)
         for (size_t i = 0; i < count; i++)
             if (dd_near_miss(name, items[i].name, &best))

@@ -336,6 +336,26 @@ enum dd_status dd_storage_experiment_get(struct dd_storage *storage, int64_t id,
     return status == DD_OK ? db_experiment_read(&query, ret_experiment, err) : status;
 }
 
+enum dd_status dd_storage_experiment_making(struct dd_storage *storage, const char *model, int64_t *ret_id,
+                                            enum dd_state *ret_state, struct dd_error *err) {
+    bool row = false;
+    DB_GUARD(&storage->read);
+    DB_QUERY query =
+        db_query_start(&storage->read, "SELECT id, state FROM experiments WHERE state IN (0, 1, 2)"
+                                       " AND coalesce(nullif(json_extract(spec, '$.save_as'), ''), 'exp-' || id) = ?"
+                                       " ORDER BY id DESC LIMIT 1");
+    db_bind_text(&query, model);
+    enum dd_status status = db_query_next(&query, &row, err);
+    if (status == DD_OK && !row) {
+        return dd_fail(err, DD_NOT_FOUND, "experiment_not_found", "no experiment makes a model %s", model);
+    }
+    if (status == DD_OK) {
+        *ret_id = db_column_int(&query, 0);
+        *ret_state = (enum dd_state)db_column_int(&query, 1);
+    }
+    return status;
+}
+
 enum dd_status dd_storage_state_counts(struct dd_storage *storage, int64_t ret_counts[DD_STATE_COUNT],
                                        struct dd_error *err) {
     int64_t counts[DD_STATE_COUNT] = {0};

@@ -102,6 +102,10 @@ enum dd_status dd_storage_experiment_list(struct dd_storage *storage, const stru
                                           struct dd_experiment **ret_items, size_t *ret_count, char **ret_next_cursor,
                                           struct dd_error *err) DD_MUST_CHECK;
 void dd_experiments_free(struct dd_experiment *items, size_t count);
+/* The newest experiment that will make the model of that name (its save_as, or exp-ID) and has not ended: queued,
+ * running or paused.  DD_NOT_FOUND: there is none. */
+enum dd_status dd_storage_experiment_making(struct dd_storage *storage, const char *model, int64_t *ret_id,
+                                            enum dd_state *ret_state, struct dd_error *err) DD_MUST_CHECK;
 enum dd_status dd_storage_state_counts(struct dd_storage *storage, int64_t ret_counts[DD_STATE_COUNT],
                                        struct dd_error *err) DD_MUST_CHECK;
 /* NULL: leave as is. priority: NULL or a value. */

@@ -118,6 +118,24 @@ for (const name of ['Big', '-x', 'a/b', '..', 'x'.repeat(65), '', '名']) {
     problem(await daemon.upload(name, { train: { text: 'a\tx\nb\ty\n', filename: 't.tsv' } }), 422);
   });
 }
+test('a teacher that is still being made: the fault names the experiment that makes it', { skip }, async () => {
+  const maker = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'topics', epochs: 5000, save_as: 'coming' });
+  const fault = async (teacher) => problem(await daemon.call('POST', '/experiments', { ...good, teacher }), 422).errors[0].detail;
+  for (const status of ['running', 'paused']) {
+    if (status === 'paused') await daemon.post(`/experiments/${maker.id}/pause`);
+    await daemon.waitState(maker.id, status);
+    assert.match(await fault('coming'), new RegExp(`experiment ${maker.id} makes it and is ${status}; ask again when it has finished`));
+    assert.doesNotMatch(await fault(`exp-${maker.id}`), /makes it/, 'it has another name');
+  }
+  const { id } = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'topics', epochs: 5000 });
+  assert.match(await fault(`exp-${id}`), new RegExp(`experiment ${id} makes it`));
+  for (const each of [maker.id, id]) {
+    await daemon.post(`/experiments/${each}/cancel`);
+    await daemon.waitState(each, 'cancelled');
+  }
+  assert.doesNotMatch(await fault('coming'), /makes it/);
+});
+
 test('upload: a taken name', { skip }, async () => {
   problem(await daemon.upload('topics', { train: { text: topics(50), filename: 't.tsv' } }), 409);
 });
