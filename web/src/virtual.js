@@ -108,7 +108,7 @@ export function virtualRows({ scroller, body, columns, render, onEnd, onRange })
     row: (index) => rows.get(index) ?? null,
     /** Scrolls to the first row. */
     rewind() {
-      if (offset > 0) scroller.scrollTop = offset = 0;
+      if (rows.size) scroller.scrollTop = offset = 0; // at first it is there
     },
     reveal(index) {
       const h = height();
