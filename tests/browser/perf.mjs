@@ -72,8 +72,10 @@ function watch(wanted) {
   }).observe({ type: 'longtask', buffered: true });
   const look = () => {
     const found = document.querySelectorAll(wanted.selector);
-    if (found.length >= wanted.count) window.ready = performance.now();
-    else requestAnimationFrame(look);
+    if (found.length >= wanted.count) {
+      window.ready = performance.now();
+      console.debug('ready'); // to ask for it again and again would run code of the driver's in the page meanwhile
+    } else requestAnimationFrame(look);
   };
   if (wanted) requestAnimationFrame(look);
 }
@@ -99,8 +101,9 @@ async function measure(context, url, wanted, settle = 700) {
   const devtools = await context.newCDPSession(page);
   await devtools.send('Performance.enable', { timeDomain: 'threadTicks' });
   await page.addInitScript(watch, wanted);
+  const said = page.waitForEvent('console', { predicate: (message) => message.text() === 'ready' });
   await page.goto(url, { waitUntil: 'commit' });
-  await page.waitForFunction(() => window.ready > 0);
+  await said;
   const ready = await page.evaluate(() => window.ready);
   const paint = await page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0);
   const network = await page.evaluate(waited, ready);
