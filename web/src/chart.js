@@ -190,7 +190,7 @@ function lineOption(given) {
       join: 'round',
     },
     emphasis: { disabled: true },
-    labelLayout: { moveOverlap: 'shiftY' },
+    labelLayout: s.end && !s.faint ? { moveOverlap: 'shiftY' } : undefined,
     endLabel:
       s.end && !s.faint
         ? { show: true, formatter: s.end, ...font(), fontSize: 10.5, color: s.colour, distance: 4 }
