@@ -156,10 +156,8 @@ static enum dd_status find_route(struct dd_request *request) {
         }
         allow = strcmp(request->path, "/") == 0 || strcmp(request->path, "*") == 0 ? DD_GET : 0;
     }
-    bool readable = dd_utf8_check(request->path, strlen(request->path)) == strlen(request->path);
     if (allow == 0) {
-        return dd_request_fail(request, DD_NOT_FOUND, "not_found", "there is nothing at %.200s",
-                               readable ? request->path : "this path");
+        return dd_request_fail(request, DD_NOT_FOUND, "not_found", "there is nothing at %.200s", request->path);
     }
     dd_allow_text(allow, request->allow, sizeof request->allow);
     return dd_request_fail(request, DD_UNSUPPORTED, "method_not_allowed", "%s is not possible here, only %s",
