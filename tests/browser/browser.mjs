@@ -28,29 +28,20 @@ export const axeSource = () => require('axe-core').source;
 export async function launch() {
   const profile = mkdtempSync(join(tmpdir(), 'distilld-browser-'));
   const contexts = [];
-  const browser = await playwright().chromium.launch({
-    executablePath: executable,
-    headless: true,
-    args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-background-networking',
-      '--no-first-run',
-      `--disk-cache-dir=${join(profile, 'cache')}`,
-    ],
-  });
+  const how = { executablePath: executable, headless: true };
+  const args = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run'];
+  const browser = await playwright().chromium.launch({ ...how, args: [...args, `--disk-cache-dir=${join(profile, 'cache')}`] });
+  const prepared = (context) => {
+    context.setDefaultTimeout(20_000);
+    contexts.push(context);
+    return context;
+  };
+  const reader = (options) => ({ viewport: { width: 1280, height: 900 }, locale: 'en-US', colorScheme: 'light', ...options });
   return {
-    async context(options = {}) {
-      const context = await browser.newContext({
-        viewport: { width: 1280, height: 900 },
-        locale: 'en-US',
-        colorScheme: 'light',
-        ...options,
-      });
-      context.setDefaultTimeout(20_000);
-      contexts.push(context);
-      return context;
-    },
+    context: async (options = {}) => prepared(await browser.newContext(reader(options))),
+    /** A browser of its own whose profile is on disk, as a reader's is: it keeps compiled scripts from visit to visit. */
+    profile: async (options = {}) =>
+      prepared(await playwright().chromium.launchPersistentContext(join(profile, `reader-${contexts.length}`), { ...how, args, ...reader(options) })),
     async open(url, options = {}) {
       const context = options.context ?? (await this.context(options));
       const page = await context.newPage();

@@ -138,7 +138,7 @@ async function size(daemons) {
   console.log('median of', ROUNDS, 'warm visits'.padEnd(30), '   ready  w/o requests  CPU of the page  first paint  longest task  requests');
   const floor = await emptyPage();
   const contexts = {};
-  for (const name of Object.keys(daemons)) contexts[name] = await browser.context();
+  for (const name of Object.keys(daemons)) contexts[name] = await browser.profile();
   for (const [what, path, wanted] of cases) {
     const all = Object.fromEntries(Object.keys(daemons).map((name) => [name, []]));
     for (let round = 0; round <= ROUNDS; round++) // the first warms the cache, as an earlier visit did
