@@ -16,16 +16,16 @@ const ofSplits = (dataset, names) => () => ({ files: files(dataset, names), test
 
 // One CSV without splits: every tenth row is for dev, every tenth for test; a text that stands twice stays on the first's side.
 function creditcardComments() {
-  const lines = read('creditcard_comments', 'train.csv').replace(/^\uFEFF/, '').split('\n').filter((line) => line.trim()).slice(1);
+  const record = /^([^,\n]*),("(?:[^"]|"")*"|.*?)\r?$/gm; // a quoted cell may hold line breaks
+  const rows = [...read('creditcard_comments', 'train.csv').replace(/^\uFEFF/, '').matchAll(record)].slice(1);
   const splits = { train: [], dev: [], test: [] }, side = new Map();
-  for (const [i, line] of lines.entries()) {
-    const label = line.slice(0, line.indexOf(',')), cell = line.slice(line.indexOf(',') + 1).trim();
-    const text = (cell.startsWith('"') && cell.endsWith('"') ? cell.slice(1, -1).replaceAll('""', '"') : cell).replace(/[\t\r]/g, ' ').trim();
+  for (const [i, [, label, cell]] of rows.entries()) {
+    const text = (cell.startsWith('"') ? cell.slice(1, -1).replaceAll('""', '"') : cell).replace(/\s+/g, ' ').trim();
     if (!text) continue;
     if (!side.has(text)) side.set(text, ['dev', 'test'][i % 10] ?? 'train');
     splits[side.get(text)].push([text, label]);
   }
-  const tsv = (rows) => rows.map((row) => `${row.join('\t')}\n`).join('');
+  const tsv = (list) => list.map((row) => `${row.join('\t')}\n`).join('');
   return {
     files: Object.fromEntries(Object.entries(splits).map(([split, rows]) => [split, { text: tsv(rows), filename: `${split}.tsv` }])),
     test: splits.test,
