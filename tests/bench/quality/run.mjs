@@ -95,7 +95,7 @@ async function runTask(task) {
     teachers.push({ saved, seed, id });
   }
   const runs = [];
-  for (const arm of arms(task, NOTE_EPOCHS)) {
+  for (const arm of arms(task, task.base.epochs ?? NOTE_EPOCHS)) {
     if (onlyArms && !onlyArms.includes(arm.name)) continue;
     const whole = scale !== 'headline' || arm.promised, fit = (short ? arm.brief : arm.layers) ?? (short ? [] : layersWanted);
     for (const layers of layersWanted.filter((n) => fit.includes(n))) {
