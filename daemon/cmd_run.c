@@ -3,11 +3,12 @@
  * The work happens in DATA-DIR/foreground/<key>/: key is the hash of the spec and of the paths it names, so the same
  * command finds its checkpoint again.  The folder goes when the model stands at --out.
  *
- * Threads: main trains; a signal handler only sets the stop request.
+ * Threads: main trains with the pool's helpers; "signals" waits for SIGINT and SIGTERM (signals.c says why).
  */
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,18 +25,36 @@
 
 static struct dd_cancel interrupted;
 
-static void on_signal(int number) {
-    (void)number;
-    if (dd_cancel_requested(&interrupted) != DD_STOP_NONE)
-        _exit(130);
-    dd_cancel_request(&interrupted, DD_STOP_PAUSE); /* the stop that always writes its checkpoint */
+/* The first signal asks for a stop, the second ends the process at once. */
+static void *wait_for_signals(void *argument) {
+    const sigset_t *signals = argument;
+    int number;
+    pthread_setname_np(pthread_self(), "signals");
+    for (;;) {
+        if (sigwait(signals, &number) != 0)
+            continue;
+        if (dd_cancel_requested(&interrupted) != DD_STOP_NONE)
+            _exit(130);
+        dd_cancel_request(&interrupted, DD_STOP_PAUSE); /* the stop that always writes its checkpoint */
+    }
+    return NULL;
 }
 
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    signal(SIGPIPE, SIG_IGN);
+/* Before any other thread is started.  The waiting thread ends with the process. */
+static enum dd_status catch_signals(struct dd_error *err) {
+    static sigset_t signals;
+    pthread_t thread;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    dd_signals_block(&signals);
+    int failure = pthread_create(&thread, NULL, wait_for_signals, &signals);
+    if (failure != 0)
+        return dd_fail(err, DD_NO_MEMORY, "thread_start_failed", "cannot start the thread that waits for signals: %s",
+                       strerror(failure));
+    dd_signals_send_to(thread, &signals);
+    pthread_detach(thread);
+    return DD_OK;
 }
 
 /* --- progress
@@ -230,12 +249,13 @@ int dd_run_command(const struct dd_options *options, const char *const *args) {
     size_t length;
     dd_faults_init(&faults);
     dd_line_init(&progress.line, stderr, options->quiet);
-    catch_signals();
     if (options->out != NULL)
         snprintf(out, sizeof out, "%s", options->out);
     else
         default_out(args[0], out);
     enum dd_status status = local == NULL || result == NULL ? dd_fail_memory(&err, sizeof *result) : DD_OK;
+    if (status == DD_OK)
+        status = catch_signals(&err);
     if (status == DD_OK)
         status = strcmp(args[0], "-") == 0 ? dd_read_stream(stdin, MAX_SPEC_BYTES, &text, &length, &err)
                                            : dd_file_read(args[0], MAX_SPEC_BYTES, &text, &length, &err);

@@ -8,6 +8,7 @@
  * (watch.c).
  */
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,8 +165,8 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    dd_signals_block(&signals);
+    dd_signals_send_to(pthread_self(), &signals);
     raise_descriptors();
     mallopt(M_ARENA_MAX, 4); /* many threads, few of them busy: less memory is left lying in arenas */
     log_setup(options);

@@ -14,6 +14,7 @@
 #define DD_DAEMON_DAEMON_H
 
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 
 #include <cjson/cJSON.h>
@@ -370,6 +371,14 @@ enum dd_status dd_retention_pass(struct dd_daemon *daemon, int64_t now_ms, bool 
 void dd_notify(const char *state); /* "READY=1"; nothing without $NOTIFY_SOCKET */
 /* How long systemd waits for WATCHDOG=1; 0: it does not watch this process. */
 int64_t dd_notify_watchdog_us(void);
+
+/* --- signals.c -----------------------------------------------------------------------------------------------------
+ */
+
+/* Blocks the signals, in this thread and in all that it starts from now on, and ignores SIGPIPE. */
+void dd_signals_block(const sigset_t *signals);
+/* Those that reach a thread of a library are passed on to `thread`, which takes them with sigwait(3). */
+void dd_signals_send_to(pthread_t thread, const sigset_t *signals);
 
 /* --- watch.c -------------------------------------------------------------------------------------------------------
  */

@@ -1,7 +1,7 @@
 // The command line as a user sees it: help, exit codes, run in the foreground, predict, inspect, and the client commands.
 import test from 'node:test';
 import assert from 'node:assert/strict';
-import { cpSync, mkdtempSync, rmSync, writeFileSync, readFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, rmSync, writeFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
 import { spawn } from 'node:child_process';
@@ -49,16 +49,36 @@ test('run trains in the foreground, shows progress, and goes on after Ctrl-C to 
 
   const child = spawn(binary, ['run', path('spec.json'), '--data-dir', path('i'), '--out', path('interrupted')], { stdio: 'pipe' });
   let output = '';
+  const closed = once(child, 'close');
   child.stdout.on('data', (text) => (output += text));
   child.stderr.on('data', (text) => (output += text));
   while (!/epoch +[12]\b|1\/4/.test(output) && child.exitCode === null) await sleep(20);
   child.kill('SIGINT');
-  const [code] = await once(child, 'close');
+  const [code] = await closed;
   assert.ok([130, 0].includes(code), `exit ${code}: ${output}`);
   const again = await run(['run', path('spec.json'), '--data-dir', path('i'), '--out', path('interrupted')]);
   assert.equal(again.code, 0, again.stderr);
   const weights = (name) => sha256(readFileSync(join(path(name), 'model.safetensors')));
   assert.equal(weights('interrupted'), weights('whole'));
+});
+
+// A handler on a thread that multiplies would break oneDNN's products (daemon/signals.c). A library's own threads bear the
+// program's name.
+test('run takes its signals on a thread of their own', { skip, timeout: 60_000 }, async () => {
+  writeFileSync(path('long.json'), JSON.stringify({ ...tinyTeacher, epochs: 400, batch_size: 8, dataset: path('train.tsv') }));
+  const child = spawn(binary, ['run', path('long.json'), '--data-dir', path('l'), '--out', path('long')], { stdio: 'pipe' });
+  const closed = once(child, 'close');
+  await once(child.stderr, 'data');
+  const tasks = `/proc/${child.pid}/task`;
+  const open = readdirSync(tasks).flatMap((task) => {
+    const name = readFileSync(join(tasks, task, 'comm'), 'utf8').trim();
+    const blocked = BigInt(`0x${/SigBlk:\s*(\w+)/.exec(readFileSync(join(tasks, task, 'status'), 'utf8'))[1]}`);
+    const both = (1n << 1n) | (1n << 14n); // SIGINT, SIGTERM
+    return (blocked & both) === both || (name === 'distilld' && Number(task) !== child.pid) ? [] : [name];
+  });
+  child.kill('SIGTERM');
+  assert.deepEqual(await closed, [130, null]);
+  assert.deepEqual(open, ['signals']);
 });
 
 test('run takes several teachers by path, also two directories of one name', { skip }, async () => {
