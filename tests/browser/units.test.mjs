@@ -153,6 +153,14 @@ test('the colours of runs keep 3:1 with the paper in both themes, and neighbours
   }
 });
 
+test('a value that is missing is marked once, but not where its series lacks some by nature', async () => {
+  const { gapsOf } = await load('marks.js');
+  const x = [1, 2, 3];
+  assert.deepEqual(gapsOf([{ x, y: [1, null, NaN] }, { x, y: [1, null, 1] }]), [2, 3]);
+  const unseen = [{ partial: true }, { faint: true }, { hidden: true }].map((s) => ({ ...s, x, y: [null, 1, 1] }));
+  assert.deepEqual(gapsOf([...unseen, { x, y: [1, 1, 1] }]), []);
+});
+
 test('a rolled-back epoch is marked with where the run went, other collapses as such, once a stretch', async () => {
   const { Columns } = await load('columns.js');
   const { collapses, rollbacks } = await load('marks.js');

@@ -13,6 +13,7 @@ import {
 import { LabelLayout } from 'echarts/features';
 import { CanvasRenderer } from 'echarts/renderers';
 import { h } from './dom.js';
+import { gapsOf } from './marks.js';
 import { onTheme, token } from './theme.js';
 
 use([
@@ -73,7 +74,10 @@ function axis(spec, colours, vertical) {
   };
 }
 
-/** Rows of the tooltip, the largest value first; a gap says NaN. */
+/** A value in words: a gap says NaN, unless the series is `partial` and has no value there by its nature. */
+const told = (model, series, value) => (series.partial && (value ?? null) === null ? '–' : model.y.format(value ?? NaN));
+
+/** Rows of the tooltip, the largest value first. */
 function readout(model, at, hits) {
   const rows = [];
   for (const hit of hits) {
@@ -94,8 +98,8 @@ function readout(model, at, hits) {
           'tr',
           {},
           h('td', {}, h('i', { class: 'swatch', vars: { '--c': series.colour } }), series.name),
-          h('td', { class: 'num' }, model.y.format(value ?? NaN)),
-          raw !== undefined && h('td', { class: 'num faint' }, model.y.format(raw ?? NaN)),
+          h('td', { class: 'num' }, told(model, series, value)),
+          raw !== undefined && h('td', { class: 'num faint' }, told(model, series, raw)),
         ),
       ),
       (model.refs ?? []).map((ref) =>
@@ -123,27 +127,12 @@ const tooltipStyle = (colours) => ({
 
 /** Vertical lines: named marks, and every x where a series has a gap (NaN is shown, never skipped). */
 function verticals(model, colours) {
-  const lines = (model.marks ?? []).map((mark) => ({
+  const gaps = gapsOf(model.series).map((x) => ({ x, name: 'NaN', bad: true }));
+  return [...(model.marks ?? []), ...gaps].map((mark) => ({
     xAxis: mark.x,
     label: { formatter: mark.name, color: mark.bad ? colours.bad : colours['ink-2'] },
     lineStyle: { color: mark.bad ? colours.bad : colours['ink-3'], type: [2, 3], width: 1 },
   }));
-  const seen = new Set();
-  for (const series of model.series) {
-    if (series.faint || series.hidden) continue;
-    series.y.forEach((v, i) => {
-      const x = series.x[i];
-      if ((v === null || Number.isNaN(v)) && !seen.has(x)) {
-        seen.add(x);
-        lines.push({
-          xAxis: x,
-          label: { formatter: 'NaN', color: colours.bad },
-          lineStyle: { color: colours.bad, type: [2, 3], width: 1 },
-        });
-      }
-    });
-  }
-  return lines;
 }
 
 /** How a label stands at its point: towards the middle where it would be cut off at an edge of the plot. */
@@ -383,7 +372,7 @@ export function createChart(element, { group = null, onZoom = null } = {}) {
     const x = longest.x[cursor];
     const index = model.series.filter((s) => !s.hidden).indexOf(longest);
     chart.dispatchAction({ type: 'showTip', seriesIndex: index, dataIndex: cursor });
-    const values = shown.filter((s) => s.x[cursor] === x).map((s) => `${s.name} ${model.y.format(s.y[cursor] ?? NaN)}`);
+    const values = shown.filter((s) => s.x[cursor] === x).map((s) => `${s.name} ${told(model, s, s.y[cursor])}`);
     return `${model.x.name} ${model.x.format(x)}: ${values.join(', ')}`;
   }
 

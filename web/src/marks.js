@@ -44,6 +44,19 @@ function earlyStop(rows, x, run) {
   return p?.stopped_early && rows.last === p.epoch ? [{ x: x.at(-1), name: t('mark.early_stop') }] : [];
 }
 
+/**
+ * Every x where a series that is shown should have a value and has none, each once. A series that is `partial` lacks
+ * some by its nature, as the cross entropy of a batch without labelled rows.
+ */
+export function gapsOf(series) {
+  const at = new Set();
+  for (const s of series) {
+    if (s.faint || s.hidden || s.partial) continue;
+    s.y.forEach((v, i) => (v === null || Number.isNaN(v)) && at.add(s.x[i]));
+  }
+  return [...at];
+}
+
 /** All marks, in the order of x. Columns of epochs, where they lie, and the run's resource. */
 export const marksOf = (rows, x, run) =>
   [...rollbacks(rows, x), ...collapses(rows, x), ...resumptions(rows, x), ...earlyStop(rows, x, run)].sort((a, b) => a.x - b.x);

@@ -229,7 +229,8 @@ export function curves(id) {
           ...(distils()
             ? [
                 { id: 'step_kl', column: 'kl', colour: c.kl, width: 1, opacity: 0.55, end: 'KL' },
-                { id: 'step_ce', column: 'ce', colour: c.ce, width: 1, opacity: 0.55, end: 'CE' },
+                // a batch may have no labelled row, and then no CE
+                { id: 'step_ce', column: 'ce', colour: c.ce, width: 1, opacity: 0.55, end: 'CE', partial: true },
               ]
             : []),
         ],

@@ -308,6 +308,7 @@ function one(root, id) {
     if (!heat.contains(document.activeElement)) drawHeat();
     drawMatters();
     drawTable();
+    parallel.element.hidden = !sweep.points.some((p) => p.n);
     parallel.now();
   }
 
