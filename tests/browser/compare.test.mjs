@@ -75,6 +75,23 @@ test('three runs chosen in the list are compared in one request', { skip }, asyn
   assert.deepEqual(page.faults, []);
 });
 
+test('the scores of an epoch and another x are asked for when they are wanted', { skip }, async () => {
+  const page = await browser.open(link());
+  await scores(page).locator('tbody tr').nth(2).waitFor();
+  const asked = () => page.requested.filter((url) => url.includes('/compare?'));
+  assert.ok(asked().every((url) => !/elapsed_seconds|weighted_f1/.test(url)), 'what is not shown is not asked for');
+  await page.getByLabel('scores at').fill('2');
+  await page.keyboard.press('Tab');
+  const series = await daemon.get(`/experiments/${runs[1].id}/metrics`);
+  await scores(page).locator('tbody tr').nth(1).getByText(digits(series.epochs[1].weighted_f1), { exact: true }).first().waitFor();
+  await page.getByText('time', { exact: true }).first().click();
+  await page.waitForURL(/x=time/);
+  await waitFor(async () => asked().some((url) => url.includes('elapsed_seconds')), 10_000, 'the times');
+  const [, ...rows] = await firstTwin(page);
+  assert.equal(rows.filter(([x]) => /\d/.test(x)).length, runs.length * series.epochs.length, 'each run has its own times');
+  assert.deepEqual(page.faults, []);
+});
+
 test('scores at an epoch, another metric, seeds as one, and the whole view in the link', { skip }, async () => {
   const page = await browser.open(`${link()}&at=2&m1=accuracy&seeds=1`);
   await scores(page).locator('tbody tr').nth(2).waitFor();

@@ -9,6 +9,7 @@ export const SERIES_POINTS = 1500;
 
 const SCORES = ['macro_f1', 'weighted_f1', 'accuracy', 'macro_precision', 'macro_recall', 'teacher_agreement'];
 export const METRICS = { scores: SCORES, all: [...SCORES, 'train_loss', 'train_kl', 'train_ce', 'train_hidden', 'train_cls', 'train_attention', 'train_relation', 'dev_loss', 'dev_kl', 'dev_ce'] };
+const X_COLUMNS = { time: ['elapsed_seconds'], clock: ['elapsed_seconds', 'recorded_at'] };
 const TABLE = ['macro_f1', 'accuracy', 'weighted_f1'];
 
 export function query(params) {
@@ -29,12 +30,18 @@ export function listSearch(params) {
 /** The runs of the address of the Compare page. */
 export const comparedIds = (params) =>
   [...new Set((params.get('ids') ?? '').split(',').map(Number))].filter((n) => Number.isInteger(n) && n > 0).slice(0, COMPARED);
-/** The columns that it shows, besides the epochs. */
+/** The epoch whose scores are asked for; null: the best or the last, which are in the runs' own words. */
+export const comparedEpoch = (params) => Number(params.get('at')) || null;
+/** The columns that it shows, besides the epochs: no more, the answer is most of what the page waits for. */
 export const comparedMetric = (params, key) =>
   METRICS.all.includes(params.get(key)) ? params.get(key) : { m1: 'macro_f1', m2: 'dev_loss' }[key];
 export const comparedSeries = (params) => [
-  ...(params.get('x') === 'clock' ? ['recorded_at'] : []),
-  ...new Set(['elapsed_seconds', ...TABLE, comparedMetric(params, 'm1'), comparedMetric(params, 'm2')]),
+  ...new Set([
+    ...(X_COLUMNS[params.get('x')] ?? []),
+    ...(comparedEpoch(params) ? TABLE : []),
+    comparedMetric(params, 'm1'),
+    comparedMetric(params, 'm2'),
+  ]),
 ];
 export const comparePath = (ids, names, smooth = null) =>
   `compare${query({ ids: ids.join(','), fields: names.join(','), max_points: SERIES_POINTS, smooth })}`;

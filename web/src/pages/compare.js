@@ -11,7 +11,7 @@ import { attempt, chip, notice, segmented } from '../widgets.js';
 import { href, route, setParams } from '../router.js';
 import { hiddenSeries, logY, param, smoothing, tableState, tauOf, toggleSeries, X_MODES, xAxis, xMode, xOf, zoom, zoomTo } from '../view.js';
 import { loadRun, loadRuns, loadSeries, on, run, seriesOf } from '../store.js';
-import { comparedIds, comparedMetric, comparedSeries, METRICS } from '../first.js';
+import { comparedEpoch, comparedIds, comparedMetric, comparedSeries, METRICS } from '../first.js';
 import { smooth } from '../smooth.js';
 import { leadTable } from './lead.js';
 import { confusionDifference, differs, flatten, parallelOf, seedGroups } from './compare-parts.js';
@@ -468,7 +468,8 @@ export function mount(root) {
 
   const tableSoon = debounce(() => root.isConnected && drawTable(), 200);
   function drawCurves() {
-    loadSeries(ids, series(), tau()).catch(() => {}); // another metric or smoothing may have been chosen
+    // another metric, smoothing or epoch may have been chosen
+    loadSeries(ids, series(), tau()).then(() => comparedEpoch(route().params) && tableSoon(), () => {});
     if (!controls.contains(document.activeElement)) drawControls();
     panels.forEach((panel) => panel.now());
   }
