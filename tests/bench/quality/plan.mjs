@@ -71,6 +71,7 @@ export function arms(task, epochs) {
     { name: 'default, alpha 0.8', spec: { alpha: 0.8 } },
     { name: 'default, [CLS] states', spec: { cls_weight: 1 } },
     { name: 'default, 2 copies', spec: { augment: 2, augment_replace: 0.3, epochs: Math.ceil(epochs / 2) } },
+    { name: 'preset strong', spec: { preset: 'strong' } },
     { name: 'default, unlabelled rows', spec: { unlabelled: true }, brief: [1], promised: true, layers: [1] },
   ];
   return task.once ? all.filter((arm) => task.once.includes(arm.name)) : all;

@@ -459,7 +459,7 @@ export default {
   'run.rung_stopped': '参数搜索在 {rung} 处停止了它；重试可从这里继续。',
   'preset.note': '完全照笔记的做法：随机初始化、不加修饰的 SGD，不裁剪梯度，不做保护。用于对照。',
   'preset.balanced': '默认设置。',
-  'preset.strong': '同样大小下最好的学生：从教师的层开始，训练更久。',
+  'preset.strong': '用三倍时间换更好的学生：从教师的层开始，匹配教师的 [CLS] 状态，并学习每行的四个改写副本（由教师标注）。',
   'preset.tiny': '最小最快的学生：只有一层，取自教师。',
   'sweeps.ties': '其余 {others} 个点中有 {n} 个与它无法区分。',
   'sweeps.asha': '提前停止没有希望的点',
