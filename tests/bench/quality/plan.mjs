@@ -60,14 +60,13 @@ export const tasks = [
 // epochs: those of the arms before the default, which has its own.
 export function arms(task, epochs) {
   const note = { init: 'random', T: 4, alpha: 0.2, epochs };
-  const telling = Boolean(task.needsEncoder); // where the teacher knows more, and half an hour is best spent
   const all = [
-    { name: 'student alone', spec: { ...note, alpha: 0 }, brief: telling ? [1] : [] },
+    { name: 'student alone', spec: { ...note, alpha: 0 } },
     { name: 'the note, AdamW', spec: { ...note, heads: task.noteHeads } },
     { name: 'the note, SGD 0.05', spec: { ...note, heads: task.noteHeads, optimizer: noteSgd }, brief: [1] },
     { name: '+ the teacher\'s heads', spec: note },
     { name: '+ init teacher', spec: { ...note, init: 'teacher' } },
-    { name: 'default', spec: {}, brief: telling ? [1, 3] : [1], promised: true },
+    { name: 'default', spec: {}, brief: task.needsEncoder ? [1, 3] : [1], promised: true },
     { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: [1], promised: true },
     { name: 'default, alpha 0.8', spec: { alpha: 0.8 } },
     { name: 'default, [CLS] states', spec: { cls_weight: 1 } },
