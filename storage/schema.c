@@ -1,9 +1,10 @@
 /* schema: the tables, and the steps that bring an older database to them.
  *
- * PRAGMA user_version says how many steps of the table below a file has seen.  Each step runs in one transaction with
- * the change of user_version, so that a crash leaves the old schema or the new one.  A step that was released is never
- * edited; changes are new steps.  A database of a later version is refused.  tests/golden/fixtures/schema has a
- * database of each version as that version's daemon left it, and tests/golden/make_schema.mjs makes the next one.
+ * PRAGMA user_version says how many steps of the table below a file has seen.  Those that are missing run in one
+ * transaction with the change of user_version, so that a crash leaves the old schema or the new one.  A step that was
+ * released is never edited; changes are new steps.  A database of a later version is refused.
+ * tests/golden/fixtures/schema has a database of each version as that version's daemon left it, and
+ * tests/golden/make_schema.mjs makes the next one.
  *
  * experiments   one row a run: labels, resolved spec (JSON) and the columns taken from it for filters, state,
  *               progress, the scores of its best and last epoch and of its teacher, its result, its error.  state is
@@ -208,20 +209,6 @@ static enum dd_status check_ours(struct db *db, struct dd_error *err) {
     return status;
 }
 
-static enum dd_status migrate_one(struct db *db, int step, struct dd_error *err) {
-    char mark[128];
-    snprintf(mark, sizeof mark, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID, step + 1);
-    enum dd_status status = db_begin(db, err);
-    if (status != DD_OK) {
-        return status;
-    }
-    status = db_exec(db, migrations[step], err);
-    if (status == DD_OK) {
-        status = db_exec(db, mark, err);
-    }
-    return db_finish(db, status, err);
-}
-
 int db_schema_newest(void) {
     return (int)DD_ARRAY_LEN(migrations);
 }
@@ -242,13 +229,26 @@ enum dd_status db_schema_check(struct db *db, struct dd_error *err) {
 }
 
 enum dd_status db_migrate(struct db *db, int version, struct dd_error *err) {
+    char mark[128];
     int step = 0;
     enum dd_status status = db_user_version(db, &step, err);
+    if (status != DD_OK || step >= version) {
+        return status;
+    }
+    status = db_begin(db, err);
+    if (status != DD_OK) {
+        return status;
+    }
     for (; status == DD_OK && step < version; step++) {
-        status = migrate_one(db, step, err);
-        if (status != DD_OK) {
-            dd_error_prefix(err, "cannot bring the database to schema version %d", step + 1);
-        }
+        status = db_exec(db, migrations[step], err);
+    }
+    if (status == DD_OK) {
+        snprintf(mark, sizeof mark, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID, version);
+        status = db_exec(db, mark, err);
+    }
+    status = db_finish(db, status, err);
+    if (status != DD_OK) {
+        dd_error_prefix(err, "cannot bring the database to schema version %d", step);
     }
     return status;
 }
