@@ -19,14 +19,16 @@ FOLDERS := base spec engine storage api daemon
 WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wformat=2 \
         -Wpointer-arith -Wcast-qual -Wundef -Werror
 PKGS := libmicrohttpd gnutls libcjson sqlite3 libutf8proc libarchive zlib nettle libxxhash libcurl
-CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE $(shell pkg-config --cflags $(PKGS) openblas 2>/dev/null)
+CPPFLAGS := $(CPPFLAGS) -I. -I$(BUILD) -D_GNU_SOURCE $(shell pkg-config --cflags $(PKGS) openblas 2>/dev/null)
 CFLAGS   += -std=gnu17 $(OPT) -g -fPIC -fno-omit-frame-pointer -fstack-protector-strong $(WARN) $(SAN)
 LDFLAGS  += $(SAN) -Wl,-z,relro,-z,now -Wl,--as-needed
-LDLIBS   += $(shell pkg-config --libs $(PKGS) openblas 2>/dev/null) -lm -lpthread
+LDLIBS   += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -lpthread
+# The libraries that multiply are opened by the names they give themselves when there is something to compute (engine/blas.c).
+soname    = $(shell objdump -p "$$($(CC) -print-file-name=$(1))" 2>/dev/null | awk '$$1 == "SONAME" { print $$2 }')
+CPPFLAGS += -DDD_OPENBLAS='"$(call soname,libopenblas.so)"'
 ifneq ($(DD_NO_ONEDNN),1)
 ifneq ($(wildcard /usr/include/oneapi/dnnl/dnnl.h),)
-CPPFLAGS += -DDD_HAVE_ONEDNN
-LDLIBS   += -ldnnl
+CPPFLAGS += -DDD_HAVE_ONEDNN -DDD_ONEDNN='"$(call soname,libdnnl.so)"'
 endif
 endif
 

@@ -52,7 +52,6 @@ static enum dd_status catch_signals(struct dd_error *err) {
     if (failure != 0)
         return dd_fail(err, DD_NO_MEMORY, "thread_start_failed", "cannot start the thread that waits for signals: %s",
                        strerror(failure));
-    dd_signals_send_to(thread, &signals);
     pthread_detach(thread);
     return DD_OK;
 }

@@ -166,7 +166,6 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     dd_signals_block(&signals);
-    dd_signals_send_to(pthread_self(), &signals);
     raise_descriptors();
     mallopt(M_ARENA_MAX, 4); /* many threads, few of them busy: less memory is left lying in arenas */
     log_setup(options);
@@ -183,9 +182,9 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
     }
     char url[256];
     dd_api_address(atomic_load(&daemon.api), url, sizeof url);
-    dd_log(DD_LOG_INFO, "serve", "distilld %s at %s (data in %s, %d worker%s, %d thread%s, %s)", DD_VERSION, url,
-           daemon.data_dir, daemon.n_workers, daemon.n_workers == 1 ? "" : "s", daemon.n_threads,
-           daemon.n_threads == 1 ? "" : "s", dd_engine_blas());
+    dd_log(DD_LOG_INFO, "serve", "distilld %s at %s (data in %s, %d worker%s, %d thread%s, %s kernels)", DD_VERSION,
+           url, daemon.data_dir, daemon.n_workers, daemon.n_workers == 1 ? "" : "s", daemon.n_threads,
+           daemon.n_threads == 1 ? "" : "s", dd_engine_cpu());
     malloc_trim(0); /* what starting needed (the interface's description, migrations) is given back */
     dd_notify("READY=1");
     dd_watch_until_stopped(&daemon, &signals);

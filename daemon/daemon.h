@@ -377,8 +377,6 @@ int64_t dd_notify_watchdog_us(void);
 
 /* Blocks the signals, in this thread and in all that it starts from now on, and ignores SIGPIPE. */
 void dd_signals_block(const sigset_t *signals);
-/* Those that reach a thread of a library are passed on to `thread`, which takes them with sigwait(3). */
-void dd_signals_send_to(pthread_t thread, const sigset_t *signals);
 
 /* --- watch.c -------------------------------------------------------------------------------------------------------
  */

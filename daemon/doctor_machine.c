@@ -29,7 +29,12 @@ static void look_at_processor(struct dd_findings *findings, const struct dd_opti
     if (options->threads > cores)
         dd_finding(findings, DD_FINDING_WARN, "threads", "give at most as many threads as there are cores",
                    "%lld threads on %ld cores", (long long)options->threads, cores);
-    dd_finding(findings, DD_FINDING_OK, "BLAS", "", "%s", dd_engine_blas());
+    const char *blas = dd_engine_blas();
+    if (blas != NULL)
+        dd_finding(findings, DD_FINDING_OK, "BLAS", "", "%s", blas);
+    else
+        dd_finding(findings, DD_FINDING_FAIL, "BLAS", "install OpenBLAS (Debian: libopenblas0)",
+                   "none can be opened; nothing can be trained");
 }
 
 static void look_at_limits(struct dd_findings *findings) {

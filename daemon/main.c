@@ -144,7 +144,8 @@ int dd_help_command(const struct dd_options *options, const char *const *args) {
 int dd_version_command(const struct dd_options *options, const char *const *args) {
     (void)options;
     (void)args;
-    printf("distilld %s (%s, %s%s)\n", DD_VERSION, dd_engine_cpu(), dd_engine_blas(),
+    const char *blas = dd_engine_blas();
+    printf("distilld %s (%s, %s%s)\n", DD_VERSION, dd_engine_cpu(), blas != NULL ? blas : "no BLAS",
            dd_engine_has_bf16() ? ", bf16" : "");
     return 0;
 }
@@ -236,6 +237,7 @@ int main(int argc, char **argv) {
                 near != NULL ? near : "", near != NULL ? "\"?" : "; `distilld help` lists them");
         return DD_EXIT_USAGE;
     }
+    setenv("OPENBLAS_NUM_THREADS", "1", 1); /* one product, one thread; OpenBLAS reads it when the engine opens it */
     int code = run_command(command, argc - 2, argv + 2);
     if (fflush(stdout) != 0 || ferror(stdout))
         return code != 0 ? code : dd_status_exit_code(DD_IO);

@@ -57,7 +57,8 @@ enum dd_status dd_system_op(void *context, const struct dd_api_call *call, struc
     dd_put_time(json, "started_at", daemon->started_ms);
     cJSON_AddNumberToObject(json, "uptime_seconds", (double)(dd_clock_wall_ms() - daemon->started_ms) / 1000);
     cJSON_AddStringToObject(json, "cpu", dd_engine_cpu());
-    cJSON_AddStringToObject(json, "blas", dd_engine_blas());
+    const char *blas = dd_engine_blas();
+    cJSON_AddStringToObject(json, "blas", blas != NULL ? blas : "none");
     cJSON_AddBoolToObject(json, "bf16", dd_engine_has_bf16());
     cJSON_AddNumberToObject(json, "threads", daemon->n_threads);
     cJSON *workers = cJSON_AddObjectToObject(json, "workers");

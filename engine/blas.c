@@ -7,6 +7,10 @@
  * it is built in and the CPU has AVX-512, OpenBLAS everywhere else.  DISTILLD_BLAS=openblas|onednn overrides it, for
  * tests and benchmarks.
  *
+ * The library is opened when something is first computed: both together, with what they pull in, would be half of what
+ * a start takes, and OpenBLAS would start a thread before main().  DD_OPENBLAS and DD_ONEDNN are the names that the
+ * libraries give themselves, from the Makefile.  Where oneDNN cannot be opened OpenBLAS serves.
+ *
  * bf16: oneDNN's dnnl_gemm_bf16bf16f32, which the library exports for its own benchmark and no header declares (same
  * arguments as dnnl_sgemm), so it is looked up and tried once before anybody is told that bf16 is there.  One core of
  * the same machine: 200 to 229 GFLOP/s.
@@ -19,69 +23,117 @@
 #include <cblas.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef DD_HAVE_ONEDNN
 #include <oneapi/dnnl/dnnl.h>
 #endif
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static char description[128];
+static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+static atomic_bool opened; /* what follows is set before, and stays */
+static char name[128];
+static __typeof__(cblas_sgemm) *openblas_product;
 #ifdef DD_HAVE_ONEDNN
-static bool use_onednn;
-static void (*set_omp_threads)(int);
 typedef dnnl_status_t bf16_gemm(char a_transposed, char b_transposed, dnnl_dim_t m, dnnl_dim_t n, dnnl_dim_t k,
                                 float alpha, const uint16_t *a, dnnl_dim_t lda, const uint16_t *b, dnnl_dim_t ldb,
                                 float beta, float *c, dnnl_dim_t ldc);
-static bf16_gemm *gemm_of_bf16; /* NULL: no bf16 here */
+static __typeof__(dnnl_sgemm) *onednn_product; /* NULL: OpenBLAS serves */
+static bf16_gemm *bf16_product;                /* NULL: no bf16 here */
+static void (*set_omp_threads)(int);
+#endif
 
+/* The function of that name into *ret_function, a pointer to a function; false and unchanged if there is none. */
+static bool find(void *library, const char *function, void *ret_function) {
+    void *symbol = dlsym(library, function);
+    if (symbol != NULL) {
+        memcpy(ret_function, &symbol, sizeof symbol);
+    }
+    return symbol != NULL;
+}
+
+#ifdef DD_HAVE_ONEDNN
 /* [1 2] [3 4]ᵀ: another signature or a CPU that oneDNN has no kernel for would show. */
-static void find_bf16(void) {
+static void find_bf16(void *library) {
     static const uint16_t a[] = {0x3f80, 0x4000}, b[] = {0x4040, 0x4080};
     float c = 0.0f;
     bf16_gemm *found = NULL;
-    if (use_onednn && __builtin_cpu_supports("avx512bf16")) {
-        void *symbol = dlsym(RTLD_DEFAULT, "dnnl_gemm_bf16bf16f32");
-        memcpy(&found, &symbol, sizeof symbol);
-        set_omp_threads(1);
+    if (!__builtin_cpu_supports("avx512bf16") || !find(library, "dnnl_gemm_bf16bf16f32", &found)) {
+        return;
     }
-    if (found != NULL && found('N', 'T', 1, 1, 2, 1.0f, a, 2, b, 2, 0.0f, &c, 1) == dnnl_success && c == 11.0f) {
-        gemm_of_bf16 = found;
+    set_omp_threads(1);
+    if (found('N', 'T', 1, 1, 2, 1.0f, a, 2, b, 2, 0.0f, &c, 1) == dnnl_success && c == 11.0f) {
+        bf16_product = found;
     }
 }
-#endif
 
-static void start(void) {
-    openblas_set_num_threads(1);
-    snprintf(description, sizeof description, "%.60s %.40s", openblas_get_config(), openblas_get_corename());
-    char *rest = strchr(description, ' ');
-    if (rest != NULL && (rest = strchr(rest + 1, ' ')) != NULL) {
-        snprintf(rest, sizeof description - (size_t)(rest - description), " %.40s", openblas_get_corename());
-    }
-#ifdef DD_HAVE_ONEDNN
+/* false where it is not wanted, or not there.  oneDNN splits its work with OpenMP, whose threads are not ours to count,
+ * so without the function that stops this it is not used. */
+static bool open_onednn(void) {
     const char *wanted = getenv("DISTILLD_BLAS");
     __builtin_cpu_init();
-    use_onednn = wanted != NULL ? strcmp(wanted, "onednn") == 0 : __builtin_cpu_supports("avx512f") != 0;
-    /* oneDNN splits its work with OpenMP; its threads are not ours to count.  The library is not linked by us, so its
-     * function is looked up; without it oneDNN is not used. */
-    void *symbol = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
-    memcpy(&set_omp_threads, &symbol, sizeof symbol);
-    use_onednn = use_onednn && set_omp_threads != NULL;
-    if (use_onednn) {
-        const dnnl_version_t *version = dnnl_version();
-        snprintf(description, sizeof description, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+    if (wanted != NULL ? strcmp(wanted, "onednn") != 0 : !__builtin_cpu_supports("avx512f")) {
+        return false;
     }
-    find_bf16();
+    void *library = dlopen(DD_ONEDNN, RTLD_NOW | RTLD_LOCAL);
+    __typeof__(dnnl_sgemm) *product = NULL;
+    __typeof__(dnnl_version) *version = NULL;
+    if (library == NULL || !find(library, "omp_set_num_threads", &set_omp_threads) ||
+        !find(library, "dnnl_version", &version) || !find(library, "dnnl_sgemm", &product)) {
+        return false;
+    }
+    onednn_product = product;
+    find_bf16(library);
+    snprintf(name, sizeof name, "oneDNN %d.%d.%d", version()->major, version()->minor, version()->patch);
+    return true;
+}
+#else
+static bool open_onednn(void) {
+    return false;
+}
 #endif
+
+static enum dd_status open_openblas(struct dd_error *err) {
+    void *library = dlopen(DD_OPENBLAS, RTLD_NOW | RTLD_LOCAL);
+    __typeof__(cblas_sgemm) *product = NULL;
+    __typeof__(openblas_get_config) *config = NULL;
+    __typeof__(openblas_get_corename) *core = NULL;
+    __typeof__(openblas_set_num_threads) *set_threads = NULL;
+    if (library == NULL || !find(library, "cblas_sgemm", &product) || !find(library, "openblas_get_config", &config) ||
+        !find(library, "openblas_get_corename", &core) || !find(library, "openblas_set_num_threads", &set_threads)) {
+        const char *reason = dlerror();
+        return dd_fail(err, DD_UNSUPPORTED, "blas_missing", "cannot open the matrix library: %s",
+                       reason != NULL ? reason : DD_OPENBLAS);
+    }
+    set_threads(1);
+    snprintf(name, sizeof name, "%.60s %.40s", config(), core());
+    char *rest = strchr(name, ' ');
+    if (rest != NULL &&
+        (rest = strchr(rest + 1, ' ')) != NULL) { /* after its name and version, the options of its build */
+        snprintf(rest, sizeof name - (size_t)(rest - name), " %.40s", core());
+    }
+    openblas_product = product;
+    return DD_OK;
 }
 
-void dd_blas_start(void) {
-    pthread_once(&once, start);
+enum dd_status dd_blas_open(struct dd_error *err) {
+    if (atomic_load_explicit(&opened, memory_order_acquire)) {
+        return DD_OK;
+    }
+    pthread_mutex_lock(&opening);
+    enum dd_status status = DD_OK;
+    if (!atomic_load_explicit(&opened, memory_order_relaxed) && !open_onednn()) {
+        status = open_openblas(err);
+    }
+    if (status == DD_OK) {
+        atomic_store_explicit(&opened, true, memory_order_release);
+    }
+    pthread_mutex_unlock(&opening);
+    return status;
 }
 
 const char *dd_engine_blas(void) {
-    dd_blas_start();
-    return description;
+    return dd_blas_open(NULL) == DD_OK ? name : NULL;
 }
 
 #ifdef DD_HAVE_ONEDNN
@@ -93,53 +145,61 @@ static void stay_on_this_thread(void) {
         done = true;
     }
 }
-#endif
 
-void dd_sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, int lda, const float *b,
-              int ldb, float beta, float *c, int ldc) {
-#ifdef DD_HAVE_ONEDNN
-    if (use_onednn) {
-        stay_on_this_thread();
-        if (dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c,
-                       ldc) == dnnl_success) {
-            return;
-        }
+static float element(const void *matrix, bool bf16, size_t index) {
+    if (!bf16) {
+        return ((const float *)matrix)[index];
     }
-#endif
-    cblas_sgemm(CblasRowMajor, a_transposed ? CblasTrans : CblasNoTrans, b_transposed ? CblasTrans : CblasNoTrans, m, n,
-                k, 1.0f, a, lda, b, ldb, beta, c, ldc);
+    uint32_t bits = (uint32_t)((const uint16_t *)matrix)[index] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
-#ifdef DD_HAVE_ONEDNN
 /* When oneDNN cannot (it found no memory for its packed copies): the definition. */
-static void plain_bf16_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const uint16_t *a, int lda,
-                            const uint16_t *b, int ldb, float beta, float *c, int ldc) {
-    for (size_t i = 0; i < (size_t)m; i++) {
-        for (size_t j = 0; j < (size_t)n; j++) {
+static void plain_product(bool bf16, bool a_transposed, bool b_transposed, size_t m, size_t n, size_t k, const void *a,
+                          size_t lda, const void *b, size_t ldb, float beta, float *c, size_t ldc) {
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
             float sum = 0.0f;
-            for (size_t l = 0; l < (size_t)k; l++) {
-                uint32_t x = (uint32_t)a[a_transposed ? l * (size_t)lda + i : i * (size_t)lda + l] << 16;
-                uint32_t y = (uint32_t)b[b_transposed ? j * (size_t)ldb + l : l * (size_t)ldb + j] << 16;
-                float left, right;
-                memcpy(&left, &x, sizeof left);
-                memcpy(&right, &y, sizeof right);
-                sum += left * right;
+            for (size_t l = 0; l < k; l++) {
+                sum += element(a, bf16, a_transposed ? l * lda + i : i * lda + l) *
+                       element(b, bf16, b_transposed ? j * ldb + l : l * ldb + j);
             }
-            float *to = c + i * (size_t)ldc + j;
+            float *to = c + i * ldc + j;
             *to = beta == 0.0f ? sum : *to + sum;
         }
     }
 }
 #endif
 
+void dd_sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, int lda, const float *b,
+              int ldb, float beta, float *c, int ldc) {
+    assert(atomic_load_explicit(&opened, memory_order_relaxed));
+#ifdef DD_HAVE_ONEDNN
+    if (onednn_product != NULL) {
+        stay_on_this_thread();
+        if (onednn_product(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c,
+                           ldc) != dnnl_success) {
+            plain_product(false, a_transposed, b_transposed, (size_t)m, (size_t)n, (size_t)k, a, (size_t)lda, b,
+                          (size_t)ldb, beta, c, (size_t)ldc);
+        }
+        return;
+    }
+#endif
+    openblas_product(CblasRowMajor, a_transposed ? CblasTrans : CblasNoTrans, b_transposed ? CblasTrans : CblasNoTrans,
+                     m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc);
+}
+
 void dd_bf16_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, const uint16_t *a, int lda,
                   const uint16_t *b, int ldb, float beta, float *c, int ldc) {
 #ifdef DD_HAVE_ONEDNN
-    assert(gemm_of_bf16 != NULL);
+    assert(bf16_product != NULL);
     stay_on_this_thread();
-    if (gemm_of_bf16(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc) !=
+    if (bf16_product(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc) !=
         dnnl_success) {
-        plain_bf16_gemm(a_transposed, b_transposed, m, n, k, a, lda, b, ldb, beta, c, ldc);
+        plain_product(true, a_transposed, b_transposed, (size_t)m, (size_t)n, (size_t)k, a, (size_t)lda, b, (size_t)ldb,
+                      beta, c, (size_t)ldc);
     }
 #else
     (void)a_transposed, (void)b_transposed, (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb;
@@ -149,9 +209,8 @@ void dd_bf16_gemm(bool a_transposed, bool b_transposed, int m, int n, int k, con
 }
 
 bool dd_engine_has_bf16(void) {
-    dd_blas_start();
 #ifdef DD_HAVE_ONEDNN
-    return gemm_of_bf16 != NULL;
+    return dd_blas_open(NULL) == DD_OK && bf16_product != NULL;
 #else
     return false;
 #endif

@@ -5,12 +5,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Makes the libraries single-threaded; called by every dd_pool_new, any number of times. */
-void dd_blas_start(void);
+#include "base/base.h"
 
-/* C [m, n] = op(A) op(B) + beta C, row-major; op(A) is [m, k], op(B) [k, n]; beta 0 or 1.  Dimensions ≥ 1, leading
- * dimensions fit an int (the caller's check).  Runs on the calling thread alone.  The bits depend on the shapes, not on
- * who calls, how often or where the matrices lie. */
+/* Opens the library that multiplies and makes it single-threaded; dd_team_join does so.  Any number of times, from any
+ * thread; what failed is tried again.  Errors: DD_UNSUPPORTED (it is not installed). */
+enum dd_status dd_blas_open(struct dd_error *err) DD_MUST_CHECK;
+
+/* After dd_blas_open.  C [m, n] = op(A) op(B) + beta C, row-major; op(A) is [m, k], op(B) [k, n]; beta 0 or 1.
+ * Dimensions ≥ 1, leading dimensions fit an int (the caller's check).  Runs on the calling thread alone.  The bits
+ * depend on the shapes, not on who calls, how often or where the matrices lie. */
 void dd_sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, int lda, const float *b,
               int ldb, float beta, float *c, int ldc);
 

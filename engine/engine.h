@@ -27,7 +27,7 @@ void dd_team_step(struct dd_team *team); /* the place where cores change hands *
  * must be cut by the problem, never by the number of threads.  Not reentrant. */
 void dd_team_for(struct dd_team *team, int n_chunks, void (*fn)(void *context, int chunk), void *context);
 const char *dd_engine_cpu(void);  /* "avx512", "avx2" or "baseline": the kernels in use */
-const char *dd_engine_blas(void); /* "OpenBLAS 0.3.21 SkylakeX" */
+const char *dd_engine_blas(void); /* "OpenBLAS 0.3.21 SkylakeX"; NULL: none can be opened */
 bool dd_engine_has_bf16(void);
 
 /* --- tokenizer (tokenizer.c, vocab_build.c) --------------------------------------------------------------------- */

@@ -28,18 +28,17 @@
 /* --- the machine ------------------------------------------------------------------------------------------------ */
 
 static pthread_once_t probe_once = PTHREAD_ONCE_INIT;
-static double probed_flops = 50e9; /* a thread; the value where the probe finds no memory */
+static double probed_flops = 50e9; /* a thread; the value where the probe cannot run */
 
 static void probe(void) {
     size_t count = (size_t)PROBE_N * PROBE_N;
     float *a = dd_calloc_aligned(count, sizeof *a), *b = dd_calloc_aligned(count, sizeof *b),
           *c = dd_calloc_aligned(count, sizeof *c);
     double best = 0.0;
-    if (a && b && c) {
+    if (a && b && c && dd_blas_open(NULL) == DD_OK) {
         for (size_t i = 0; i < count; i++) {
             a[i] = b[i] = 0.5f;
         }
-        dd_blas_start();
         int64_t begin = 0;
         do { /* the first product also sets the library up, and is not counted */
             int64_t start = dd_clock_mono_us();

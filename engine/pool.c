@@ -200,7 +200,6 @@ enum dd_status dd_pool_new(int threads, struct dd_pool **ret_pool, struct dd_err
         dd_pool_free(pool);
         return dd_fail_memory(err, MAX_TEAMS * sizeof *pool->teams);
     }
-    dd_blas_start();
     enum dd_status status = start_helpers(pool, err);
     if (status != DD_OK) {
         dd_pool_free(pool);
@@ -273,6 +272,10 @@ void dd_team_step(struct dd_team *team) {
 
 enum dd_status dd_team_join(struct dd_pool *pool, struct dd_team **ret_team, struct dd_error *err) {
     struct dd_team *team = NULL;
+    enum dd_status status = dd_blas_open(err);
+    if (status != DD_OK) {
+        return status;
+    }
     pthread_mutex_lock(&pool->lock);
     for (int i = 0; i < MAX_TEAMS && team == NULL; i++) {
         if (!pool->teams[i].joined) {

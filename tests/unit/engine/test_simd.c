@@ -450,7 +450,7 @@ static void test_relation(void **state) {
 /* The product's bits do not depend on where its matrices lie or on what was computed before. */
 static void test_product_bits_do_not_depend_on_addresses(void **state) {
     (void)state;
-    dd_blas_start();
+    assert_int_equal(dd_blas_open(NULL), DD_OK);
     static const int shapes[][3] = {{37, 50, 41}, {128, 96, 64}, {160, 192, 300}, {1, 768, 768}, {32, 3, 768}};
     enum { ROOM = 320 * 800 };
     float *a = dd_calloc_aligned(ROOM, 4), *b = dd_calloc_aligned(ROOM * 3, 4), *c = dd_calloc_aligned(ROOM, 4),
