@@ -222,7 +222,7 @@ static void answer_body(struct dd_request *request, int status, const char *medi
         }
     }
     dd_answer_kept(request, status, kept);
-    if (cacheable && request->stamp.known && request->response != NULL) {
+    if (status == 200 && request->stamp.known && request->response != NULL) {
         request->kept = kept;
     } else {
         dd_kept_unref(kept);

@@ -3,8 +3,9 @@
  *
  * An answer is kept with the revision that the daemon had before it was made (struct dd_api_ops: revision), and given
  * again only while the daemon still has that revision: whatever is committed, and known to be by who committed it, is
- * in every later answer.  Of a run that trains, step and speed change without a commit; answers that tell them (the
- * flag DD_ROUTE_LIVE) are given again for LIVE_US at most, which is as often as step events are sent.
+ * in every later answer.  Of a run that trains, step and speed change without a commit, and so do the daemon's own
+ * counters; answers that tell them (the flag DD_ROUTE_LIVE) are given again for LIVE_US at most, which is as often as
+ * step events are sent.  Cache-Control: no-cache in a request asks for a new one.
  *
  * Key: the request's target as it came, the chosen media type, whether gzip is taken.  Who asks is no part of it:
  * access is checked before, and no answer of a kept route depends on it.

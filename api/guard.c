@@ -65,6 +65,8 @@ static enum MHD_Result read_header(void *context, enum MHD_ValueKind kind, const
         join(&h->if_none_match, ", ", value);
     } else if (strcasecmp(key, "Expect") == 0) {
         join(&h->expect, ", ", value);
+    } else if (strcasecmp(key, "Cache-Control") == 0) {
+        h->no_cache = h->no_cache || strcasestr(value, "no-cache") != NULL;
     } else if (strcasecmp(key, "Cookie") == 0) {
         join(&h->cookie, "; ", value);
     }

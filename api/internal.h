@@ -114,6 +114,7 @@ struct dd_headers { /* what we read of the request's; pointers live as long as t
     unsigned n_host, n_origin, n_content_length, n_transfer_encoding, n_content_type, n_idempotency_key,
         n_authorization;
     bool malformed;                                                  /* a line without a proper name */
+    bool no_cache;                                                   /* Cache-Control: no-cache: a new answer */
     struct dd_buffer accept, accept_encoding, if_none_match, expect; /* repeated lines joined with ", " */
     struct dd_buffer cookie;                                         /* joined with "; " */
 };

@@ -569,7 +569,7 @@ static unsigned methods_at(const struct dd_request *request) {
 
 static bool answer_again(struct dd_request *request) {
     dd_cache_stamp(request);
-    struct dd_kept *kept = dd_cache_find(request->api->cache, request);
+    struct dd_kept *kept = request->headers.no_cache ? NULL : dd_cache_find(request->api->cache, request);
     if (kept != NULL) {
         dd_answer_again(request, kept);
         dd_kept_unref(kept);

@@ -354,7 +354,7 @@ static const struct dd_route routes[] = {
     {DD_GET, V1 "/presets", OP(preset_list), .success = 200, .flags = DD_ROUTE_KEPT, .produces = JSON_ONLY,
      .response = "PresetList", .tag = "experiments", .operation_id = "list_presets",
      .summary = "Named sets of fields that fill a spec"},
-    {DD_GET, V1 "/system", OP(system), .success = 200, .flags = DD_ROUTE_NO_CACHE, .produces = JSON_ONLY,
+    {DD_GET, V1 "/system", OP(system), .success = 200, .flags = DD_ROUTE_NO_CACHE | DD_ROUTE_LIVE, .produces = JSON_ONLY,
      .response = "System", .tag = "server", .operation_id = "get_system",
      .summary = "Version, CPU, threads, workers, queue, disk"},
     {DD_POST, V1 "/gc", OP(gc), .success = 200, .flags = DD_ROUTE_HEAVY, .query = gc_query, .produces = JSON_ONLY,
@@ -368,7 +368,7 @@ static const struct dd_route routes[] = {
     {DD_GET, "/readyz", OP(ready), .success = 200, .flags = DD_ROUTE_OPEN | DD_ROUTE_NO_CACHE, .produces = JSON_ONLY,
      .response = "Health", .tag = "server", .operation_id = "readyz",
      .summary = "Whether work can be taken: 503 while it cannot"},
-    {DD_GET, "/metrics", OP(metrics_text), .success = 200, .flags = DD_ROUTE_NO_CACHE,
+    {DD_GET, "/metrics", OP(metrics_text), .success = 200, .flags = DD_ROUTE_NO_CACHE | DD_ROUTE_LIVE,
      .produces = {"text/plain; version=0.0.4; charset=utf-8"}, .tag = "server", .operation_id = "prometheus",
      .summary = "Prometheus text format, version 0.0.4"},
 };

@@ -50,7 +50,7 @@ enum dd_route_flags {
     DD_ROUTE_SWEEP = 1u << 13,       /* the JSON is a sweep over specs, checked by the operation */
     DD_ROUTE_QUESTION = 1u << 14,    /* a POST that changes nothing: a read-only token may ask */
     DD_ROUTE_KEPT = 1u << 15, /* a function of what the daemon's revision counts (api.h): need not be made again */
-    DD_ROUTE_LIVE = 1u << 16, /* … and of how far the running experiments are */
+    DD_ROUTE_LIVE = 1u << 16, /* … and of how far the running experiments are, or of the daemon's own counters */
 };
 
 enum dd_builtin { DD_BUILTIN_NONE = 0, DD_BUILTIN_OPENAPI, DD_BUILTIN_EVENTS, DD_BUILTIN_HEALTH, DD_BUILTIN_SESSION };

@@ -35,7 +35,7 @@ function cpuSeconds(pid) {
 const httpSeconds = (used) => ['MHD-single', 'request', 'timer'].reduce((sum, name) => sum + (used[name] ?? 0), 0);
 
 async function steps(daemon) {
-  const text = await (await fetch(`${daemon.url}/metrics?pretty=0`)).text(); // not the answer that is kept for those who ask for /metrics
+  const text = await (await fetch(`${daemon.url}/metrics`, { headers: { 'Cache-Control': 'no-cache' } })).text();
   return Number(/^distilld_steps_total (\d+)$/m.exec(text)[1]);
 }
 

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import assert from 'node:assert/strict';
 import { Agent, get as httpGet } from 'node:http';
 import { gunzipSync } from 'node:zlib';
-import { Daemon, noBinary, run, tinyTeacher, topics } from './daemon.mjs';
+import { Daemon, noBinary, run, sleep, tinyTeacher, topics } from './daemon.mjs';
 
 const skip = noBinary;
 
@@ -137,4 +137,26 @@ test('an answer of which only the tag was needed leaves nothing behind that is f
     }
     assert.deepEqual((await daemon.call('GET', path, undefined, gzip)).json, whole.json);
     assert.equal(daemon.exit, undefined);
+  }));
+
+test('figures of the daemon itself are a quarter of a second old at most, and new for who asks so', { skip }, () =>
+  withRun([], async (daemon, id) => {
+    await daemon.waitState(id, 'finished');
+    const count = async (headers) => Number(/^distilld_http_requests_total (\d+)$/m.exec(await (await fetch(`${daemon.url}/metrics`, { headers })).text())[1]);
+    const fresh = { 'Cache-Control': 'no-cache' };
+    const first = await count(fresh);
+    for (let i = 1; i <= 5; i++) assert.equal(await count(fresh), first + i);
+    let again = 0, last = -1;
+    for (let i = 0; i < 200; i++) {
+      const now = await count();
+      assert.ok(now >= first + 5, 'older than what was told before');
+      again += now === last ? 1 : 0;
+      last = now;
+    }
+    assert.ok(again > 0, 'each of 200 answers was made anew');
+    await sleep(300);
+    assert.equal(await count(), (await count(fresh)) - 1, 'an answer of the last quarter of a second');
+    const uptimes = new Set();
+    for (let i = 0; i < 200; i++) uptimes.add((await daemon.get('/system')).uptime_seconds);
+    assert.ok(uptimes.size < 200, 'each of 200 answers was made anew');
   }));

@@ -67,7 +67,7 @@ function checkHistogram(family) {
 }
 
 async function scrape() {
-  const answer = await fetch(`${daemon.url}/metrics`);
+  const answer = await fetch(`${daemon.url}/metrics`, { headers: { 'Cache-Control': 'no-cache' } }); // not what another was told
   assert.equal(answer.headers.get('content-type'), 'text/plain; version=0.0.4; charset=utf-8');
   const text = await answer.text(), families = parse(text);
   for (const family of families.values()) {
