@@ -201,7 +201,7 @@ struct dd_api {
     unsigned port;
     char boot[9];
     struct dd_tls *tls;             /* NULL: plain HTTP */
-    char *openapi, *openapi_pretty; /* rendered once */
+    char *openapi, *openapi_pretty; /* HTTP thread alone; NULL: not asked for yet */
     struct MHD_Response *no_memory; /* what is sent when there is no memory to make an answer */
     struct dd_jobs *jobs;
     struct dd_events *events;

@@ -537,6 +537,17 @@ static bool wants_thread(const struct dd_request *request) {
     return (flags & (DD_ROUTE_SLOW | DD_ROUTE_HEAVY)) != 0 || ((flags & DD_ROUTE_SLOW_DRY_RUN) && dry_run);
 }
 
+/* openapi.json, made when first asked for; NULL: there is no memory. */
+static const char *openapi(struct dd_api *api, bool pretty) {
+    char **text = pretty ? &api->openapi_pretty : &api->openapi;
+    if (*text == NULL) {
+        cJSON *document = dd_api_openapi(&api->ops);
+        *text = document == NULL ? NULL : pretty ? cJSON_Print(document) : cJSON_PrintUnformatted(document);
+        cJSON_Delete(document);
+    }
+    return *text;
+}
+
 static void run_here(struct dd_request *request) {
     static const char alive[] = "{\"status\":\"ok\"}";
     switch (request->route->builtin) {
@@ -544,8 +555,10 @@ static void run_here(struct dd_request *request) {
         dd_answer_text(request, 200, "application/json", alive, sizeof alive - 1, NULL);
         break;
     case DD_BUILTIN_OPENAPI: {
-        const char *text = request->pretty ? request->api->openapi_pretty : request->api->openapi;
-        dd_answer_text(request, 200, "application/json", text, strlen(text), NULL);
+        const char *text = openapi(request->api, request->pretty);
+        if (text != NULL) {
+            dd_answer_text(request, 200, "application/json", text, strlen(text), NULL);
+        }
         break;
     }
     case DD_BUILTIN_EVENTS:

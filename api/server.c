@@ -232,19 +232,12 @@ static enum dd_status start_mhd(struct dd_api *api, struct dd_error *err) {
     return DD_OK;
 }
 
-/* What is made once: openapi.json, the answer when memory is out, room for the histograms. */
-static enum dd_status render_once(struct dd_api *api, struct dd_error *err) {
-    cJSON *document = dd_api_openapi(&api->ops);
-    if (document != NULL) {
-        api->openapi = cJSON_PrintUnformatted(document);
-        api->openapi_pretty = cJSON_Print(document);
-        cJSON_Delete(document);
-    }
+/* What is made once: the answer when memory is out, room for the histograms and for answers. */
+static enum dd_status make_once(struct dd_api *api, struct dd_error *err) {
     api->no_memory = dd_answer_no_memory();
     api->latency = dd_latency_new();
     api->cache = dd_cache_new();
-    bool whole = api->openapi != NULL && api->openapi_pretty != NULL && api->no_memory != NULL &&
-                 api->latency != NULL && api->cache != NULL;
+    bool whole = api->no_memory != NULL && api->latency != NULL && api->cache != NULL;
     return whole ? DD_OK : dd_fail_memory(err, 1u << 20);
 }
 
@@ -301,7 +294,7 @@ enum dd_status dd_api_start(const struct dd_api_config *config, const struct dd_
     status = status == DD_OK ? copy_config(api, config, err) : status;
     status = status == DD_OK ? start_tls(api, config, err) : status;
     status = status == DD_OK ? empty_upload_dir(config->upload_dir, err) : status;
-    status = status == DD_OK ? render_once(api, err) : status;
+    status = status == DD_OK ? make_once(api, err) : status;
     status = status == DD_OK ? open_socket(api, err) : status;
     status = status == DD_OK ? dd_access_new(&api->ops, &api->access, err) : status;
     status = status == DD_OK ? dd_events_new(api->boot, api->config.max_event_readers, &api->events, err) : status;

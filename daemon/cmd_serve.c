@@ -185,7 +185,7 @@ int dd_serve_command(const struct dd_options *options, const char *const *args) 
     dd_log(DD_LOG_INFO, "serve", "distilld %s at %s (data in %s, %d worker%s, %d thread%s, %s kernels)", DD_VERSION,
            url, daemon.data_dir, daemon.n_workers, daemon.n_workers == 1 ? "" : "s", daemon.n_threads,
            daemon.n_threads == 1 ? "" : "s", dd_engine_cpu());
-    malloc_trim(0); /* what starting needed (the interface's description, migrations) is given back */
+    malloc_trim(0); /* what starting needed (options, migrations) is given back */
     dd_notify("READY=1");
     dd_watch_until_stopped(&daemon, &signals);
     dd_notify("STOPPING=1");
