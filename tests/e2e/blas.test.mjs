@@ -59,7 +59,8 @@ test('an idle daemon has opened neither, and no thread but its own runs', { skip
     assert.match(maps, /libsqlite3/);
     assert.doesNotMatch(maps, /openblas|dnnl/);
     const threads = readdirSync(`${proc}/task`).map((task) => readFileSync(`${proc}/task/${task}/comm`, 'utf8').trim());
-    assert.equal(threads.filter((name) => name === 'distilld').length, 1, threads.join());
+    const own = process.env.DISTILLD_SANITIZED ? 2 : 1; // ThreadSanitizer has one
+    assert.ok(threads.filter((name) => name === 'distilld').length <= own, threads.join());
   } finally {
     await daemon.discard();
   }
