@@ -33,8 +33,8 @@ static void look_at_processor(struct dd_findings *findings, const struct dd_opti
     if (blas != NULL)
         dd_finding(findings, DD_FINDING_OK, "BLAS", "", "%s", blas);
     else
-        dd_finding(findings, DD_FINDING_FAIL, "BLAS", "install OpenBLAS (Debian: libopenblas0)",
-                   "none can be opened; nothing can be trained");
+        dd_finding(findings, DD_FINDING_FAIL, "BLAS", "install oneDNN and OpenBLAS (Debian: libdnnl2, libopenblas0)",
+                   "the matrix library cannot be opened; nothing can be trained");
 }
 
 static void look_at_limits(struct dd_findings *findings) {

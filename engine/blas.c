@@ -9,7 +9,7 @@
  *
  * The library is opened when something is first computed: both together, with what they pull in, would be half of what
  * a start takes, and OpenBLAS would start a thread before main().  DD_OPENBLAS and DD_ONEDNN are the names that the
- * libraries give themselves, from the Makefile.  Where oneDNN cannot be opened OpenBLAS serves.
+ * libraries give themselves, from the Makefile.
  *
  * bf16: oneDNN's dnnl_gemm_bf16bf16f32, which the library exports for its own benchmark and no header declares (same
  * arguments as dnnl_sgemm), so it is looked up and tried once before anybody is told that bf16 is there.  One core of
@@ -53,6 +53,12 @@ static bool find(void *library, const char *function, void *ret_function) {
     return symbol != NULL;
 }
 
+static enum dd_status missing(const char *library, struct dd_error *err) {
+    const char *reason = dlerror();
+    return dd_fail(err, DD_UNSUPPORTED, "blas_missing", "cannot open the matrix library: %s",
+                   reason != NULL ? reason : library);
+}
+
 #ifdef DD_HAVE_ONEDNN
 /* [1 2] [3 4]ᵀ: another signature or a CPU that oneDNN has no kernel for would show. */
 static void find_bf16(void *library) {
@@ -70,29 +76,26 @@ static void find_bf16(void *library) {
     }
 }
 
-/* false where it is not wanted, or not there.  oneDNN splits its work with OpenMP, whose threads are not ours to count,
- * so without the function that stops this it is not used. */
-static bool open_onednn(void) {
+static bool wants_onednn(void) {
     const char *wanted = getenv("DISTILLD_BLAS");
     __builtin_cpu_init();
-    if (wanted != NULL ? strcmp(wanted, "onednn") != 0 : !__builtin_cpu_supports("avx512f")) {
-        return false;
-    }
+    return wanted != NULL ? strcmp(wanted, "onednn") == 0 : __builtin_cpu_supports("avx512f") != 0;
+}
+
+/* oneDNN splits its work with OpenMP, whose threads are not ours to count: without the function that stops this it is
+ * not used. */
+static enum dd_status open_onednn(struct dd_error *err) {
     void *library = dlopen(DD_ONEDNN, RTLD_NOW | RTLD_LOCAL);
     __typeof__(dnnl_sgemm) *product = NULL;
     __typeof__(dnnl_version) *version = NULL;
     if (library == NULL || !find(library, "omp_set_num_threads", &set_omp_threads) ||
         !find(library, "dnnl_version", &version) || !find(library, "dnnl_sgemm", &product)) {
-        return false;
+        return missing(DD_ONEDNN, err);
     }
     onednn_product = product;
     find_bf16(library);
     snprintf(name, sizeof name, "oneDNN %d.%d.%d", version()->major, version()->minor, version()->patch);
-    return true;
-}
-#else
-static bool open_onednn(void) {
-    return false;
+    return DD_OK;
 }
 #endif
 
@@ -104,9 +107,7 @@ static enum dd_status open_openblas(struct dd_error *err) {
     __typeof__(openblas_set_num_threads) *set_threads = NULL;
     if (library == NULL || !find(library, "cblas_sgemm", &product) || !find(library, "openblas_get_config", &config) ||
         !find(library, "openblas_get_corename", &core) || !find(library, "openblas_set_num_threads", &set_threads)) {
-        const char *reason = dlerror();
-        return dd_fail(err, DD_UNSUPPORTED, "blas_missing", "cannot open the matrix library: %s",
-                       reason != NULL ? reason : DD_OPENBLAS);
+        return missing(DD_OPENBLAS, err);
     }
     set_threads(1);
     snprintf(name, sizeof name, "%.60s %.40s", config(), core());
@@ -119,15 +120,23 @@ static enum dd_status open_openblas(struct dd_error *err) {
     return DD_OK;
 }
 
+/* No library stands in for the other: a run that goes on with it, after one moment without descriptors or memory, would
+ * go on with other bits. */
+static enum dd_status open_wanted(struct dd_error *err) {
+#ifdef DD_HAVE_ONEDNN
+    if (wants_onednn()) {
+        return open_onednn(err);
+    }
+#endif
+    return open_openblas(err);
+}
+
 enum dd_status dd_blas_open(struct dd_error *err) {
     if (atomic_load_explicit(&opened, memory_order_acquire)) {
         return DD_OK;
     }
     pthread_mutex_lock(&opening);
-    enum dd_status status = DD_OK;
-    if (!atomic_load_explicit(&opened, memory_order_relaxed) && !open_onednn()) {
-        status = open_openblas(err);
-    }
+    enum dd_status status = atomic_load_explicit(&opened, memory_order_relaxed) ? DD_OK : open_wanted(err);
     if (status == DD_OK) {
         atomic_store_explicit(&opened, true, memory_order_release);
     }
