@@ -8,9 +8,10 @@
  *     well as AdamW (make quality).
  *     60 epochs are for random weights; from the teacher's, 20 give as much.
  *   - init teacher (Sanh et al. 2019, Turc et al. 2019): the largest single gain that make quality found.
+ *   - Copies and [CLS] states for one layer and beside unlabelled rows: chosen by dev (docs/quality.md).
  *   - AdamW: betas and eps of torch.optim.AdamW; decay 0.01, warm-up of a tenth of the steps and linear decay of Devlin
  *     et al. (2019).  lr 5e-5 for weights that are already trained (Devlin et al. try 2e-5, 3e-5, 5e-5; the largest
- * suits small sets), 3e-4 for random weights, which at 5e-5 need many times the epochs.
+ *     suits small sets), 3e-4 for random weights, which at 5e-5 need many times the epochs.
  *   - max_grad_norm 1: what every BERT script clips at; without it the late collapse that the note saw is common.
  *
  * A field that is added after a release needs `.neutral`: the value with which a run is, to the bit, what it was before
@@ -393,7 +394,7 @@ const struct dd_spec_field dd_spec_fields[] = {
      .fallback = NAN,
      .neutral = "0",
      .help = "Altered copies of each training row, labelled by the teacher (KL term only). Tang et al. (2019) use 20. "
-             "Default: 2 beside unlabelled rows where the student starts from the teacher, else 0."},
+             "Default, where the student starts from the teacher: 2 beside unlabelled rows, 4 for one layer; else 0."},
     {.name = "augment_replace",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
@@ -448,7 +449,7 @@ const struct dd_spec_field dd_spec_fields[] = {
      .neutral = "0",
      .help = "Weight of matching the direction of the [CLS] states of each layer with those of the teacher's layer of "
              "layer_map, as Patient KD does. Nearly free: the teacher's states are computed once and cached. 0: off. "
-             "Default: 1 beside unlabelled rows where the student starts from the teacher, else 0."},
+             "Default, where the student starts from the teacher: 1 beside unlabelled rows and for one layer; else 0."},
     {.name = "attention_weight",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
@@ -486,8 +487,8 @@ const struct dd_spec_field dd_spec_fields[] = {
      .min = 1,
      .max = 10000,
      .fallback = NAN,
-     .help = "Passes over the training split. Default: 20 for a student whose weights are already trained, 8 beside "
-             "unlabelled rows, 60 from random weights as in the note, 10 for finetune."},
+     .help = "Passes over the training split. Default: 20 for a student whose weights are already trained, 8 if it "
+             "reads copies or unlabelled rows too, 60 from random weights as in the note, 10 for finetune."},
     {.name = "batch_size",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,

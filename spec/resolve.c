@@ -191,21 +191,25 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
                "the teacher's, when init is \"teacher\"");
 }
 
-/* Copies, [CLS] states and epochs.  Beside unlabelled rows the teacher is asked for more anyway: copies that it labels
- * too and its states are worth more than further passes over the same texts (docs/quality.md). */
+/* Copies, [CLS] states and epochs (docs/quality.md).  A student of one layer hears too little of its teacher on the
+ * labelled rows alone: copies that the teacher labels and its states are worth more than further passes over the same
+ * texts.  So they are beside unlabelled rows, which need fewer copies.  Alpha 0 is a student that does not listen. */
 static void settle_signal(struct dd_spec *spec) {
     bool distill = spec->task == DD_TASK_DISTILL, trained = spec->init != DD_INIT_RANDOM;
-    bool more = distill && spec->init == DD_INIT_TEACHER && spec->unlabelled == DD_FLAG_YES;
+    bool unlabelled = distill && spec->unlabelled == DD_FLAG_YES;
+    bool listens = distill && spec->init == DD_INIT_TEACHER && (spec->alpha > 0 || spec->alpha_end > 0);
+    bool more = listens && (unlabelled || spec->layers == 1);
     bool one = spec->n_teachers == 0 || spec->teacher_mean != DD_MEAN_OUT_OF_FOLD; /* whose states are matched */
     if (distill) {
         settle_number(&spec->cls_weight, more && one ? 1 : 0);
         bool given = spec->augment != DD_UNSET;
-        settle_int(&spec->augment, more ? 2 : 0);
+        settle_int(&spec->augment, !more ? 0 : unlabelled ? 2 : 4);
         if (spec->augment > 0)
             settle_number(&spec->augment_replace, given ? 0 : 0.3);
         settle_fixed(spec); /* which of its fields apply is known now */
     }
-    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : more ? 8 : 20);
+    bool longer = unlabelled || (distill && spec->augment > 0); /* an epoch reads more than the labelled rows */
+    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : longer ? 8 : 20);
 }
 
 enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,

@@ -21,7 +21,7 @@ async function sweep(extra) {
   const started = Date.now();
   const made = await daemon.post('/sweeps', {
     name: 'bench',
-    base: { dataset: 'headlines3', teacher: 'teacher', layers: 1, epochs: 9, max_length: 32, batch_size: 32 },
+    base: { dataset: 'headlines3', teacher: 'teacher', layers: 1, augment: 0, cls_weight: 0, epochs: 9, max_length: 32, batch_size: 32 },
     grid: { T: [1, 2, 4], alpha: [0.2, 0.5, 0.9], 'optimizer.lr': [1e-4, 3e-4, 1e-3] },
     seeds,
     ...extra,

@@ -222,8 +222,9 @@ static void test_augment_and_its_rates(void **state) {
     dd_faults_release(&faults);
 }
 
-/* Unlabelled rows bring copies with them and fewer passes, unless the spec says otherwise or begins at random. */
-static void test_defaults_beside_unlabelled_rows(void **state) {
+/* Unlabelled rows and a single layer bring copies and fewer passes with them, unless the spec says otherwise, begins at
+ * random or does not listen to the teacher. */
+static void test_defaults_of_signal(void **state) {
     (void)state;
     static const struct {
         const char *fields;
@@ -233,7 +234,16 @@ static void test_defaults_beside_unlabelled_rows(void **state) {
                  {"\"unlabelled\":false", 0, 20, NAN, 0},
                  {"\"unlabelled\":true,\"augment\":0", 0, 8, NAN, 1},
                  {"\"unlabelled\":true,\"augment\":1,\"epochs\":5", 1, 5, 0, 1},
-                 {"\"augment\":1", 1, 20, 0, 0},
+                 {"\"unlabelled\":true,\"alpha\":0", 0, 8, NAN, 0},
+                 {"\"augment\":1", 1, 8, 0, 0},
+                 {"\"layers\":1", 4, 8, 0.3, 1},
+                 {"\"layers\":2", 0, 20, NAN, 0},
+                 {"\"layers\":1,\"unlabelled\":true", 2, 8, 0.3, 1},
+                 {"\"layers\":1,\"augment\":0", 0, 20, NAN, 1},
+                 {"\"layers\":1,\"augment\":0,\"cls_weight\":0", 0, 20, NAN, 0},
+                 {"\"layers\":1,\"alpha\":0", 0, 20, NAN, 0},
+                 {"\"layers\":1,\"alpha\":0,\"alpha_end\":0.5", 4, 8, 0.3, 1},
+                 {"\"layers\":1,\"init\":\"random\"", 0, 60, NAN, 0},
                  {"\"unlabelled\":true,\"init\":\"random\"", 0, 60, NAN, 0},
                  {"\"unlabelled\":true,\"cls_weight\":0", 2, 8, 0.3, 0},
                  {"\"unlabelled\":true,\"teachers\":[\"b\"],\"teacher_mean\":\"out_of_fold\"", 2, 8, 0.3, 0}};
@@ -270,7 +280,7 @@ int main(void) {
         cmocka_unit_test(test_long_texts_are_counted_in_characters),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_augment_and_its_rates),
-        cmocka_unit_test(test_defaults_beside_unlabelled_rows),
+        cmocka_unit_test(test_defaults_of_signal),
         cmocka_unit_test(test_near_misses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
