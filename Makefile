@@ -97,7 +97,7 @@ web: $(BUILD)/web/pages.c
 # Notices and licences of what the pages contain.
 $(BUILD)/web/third-party.txt: web/node_modules/.installed
 	@mkdir -p $(@D)
-	$(Q)cd web/node_modules && tail -n +1 echarts/NOTICE echarts/LICENSE echarts/licenses/LICENSE-d3 zrender/LICENSE tslib/LICENSE.txt >$(abspath $@)
+	$(Q)cd web/node_modules && tail -n +1 echarts/NOTICE echarts/LICENSE echarts/licenses/LICENSE-d3 zrender/LICENSE tslib/LICENSE.txt uplot/LICENSE >$(abspath $@)
 
 $(BUILD)/distilld: $(BUILD)/daemon.a $(BUILD)/api.a $(BUILD)/storage.a $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a $(BUILD)/web/pages.o
 	$(call say,LD,$@)

@@ -2,7 +2,7 @@
 //
 // Bundles and minifies src/ into files whose names carry a hash of their content, compresses each with gzip (level 9,
 // no time stamp, so that equal input gives equal bytes), and writes them as one C file of byte arrays (api/pages.h).
-// The chart library is a chunk of its own, fetched when the first chart is drawn. (A chunk for each page was tried: the
+// The chart libraries are chunks of their own, fetched when the first chart of their kind is drawn. (A chunk for each page was tried: the
 // ten more requests cost as much as the code that is not read.)
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';

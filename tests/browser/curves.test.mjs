@@ -129,6 +129,39 @@ test('a chart leaves as PNG, its data as CSV; the view is in the link', { skip }
   assert.deepEqual([...page.faults, ...second.faults], []);
 });
 
+test('the pointer reads both charts at one epoch, dragging zooms, a double click goes back', { skip }, async () => {
+  const { id } = await finished({ ...tinyTeacher, epochs: 6 });
+  const epochs = await epochsOf(id);
+  const page = await browser.open(`${daemon.url}/runs/${id}`);
+  const [loss, scores] = ['Loss', 'Scores'].map((title) => panel(page, title).locator('.chart'));
+  await loss.locator('canvas').waitFor();
+  await scores.locator('canvas').waitFor();
+  const plot = await loss.locator('.u-over').boundingBox();
+  const at = (epoch) => [plot.x + (plot.width * (epoch - 1)) / 5, plot.y + plot.height / 2];
+  const tip = (chart) => chart.locator('.chart-tip:visible').textContent();
+
+  await page.mouse.move(...at(2.9));
+  const third = epochs[2];
+  assert.ok((await tip(loss)).startsWith('epoch 3'), await tip(loss));
+  assert.ok((await tip(loss)).includes(`train total${Number(third.train_loss.toPrecision(4))}`), await tip(loss));
+  assert.ok((await tip(scores)).includes(`macro-F1${digits(third.macro_f1)}`), await tip(scores));
+
+  await page.mouse.move(...at(2));
+  await page.mouse.down();
+  await page.mouse.move(...at(3), { steps: 4 });
+  await page.mouse.move(...at(4), { steps: 4 });
+  await page.mouse.up();
+  await page.waitForURL((url) => url.searchParams.get('z') === '2~4');
+  await page.mouse.move(...at(6)); // the end of the plot is the end of the zoom now
+  await waitFor(async () => (await tip(loss)).startsWith('epoch 4'), 5000, 'the last epoch of the zoom');
+  await page.mouse.dblclick(...at(3));
+  await page.waitForURL((url) => !url.searchParams.has('z'));
+  await page.mouse.move(plot.x, plot.y - 60);
+  await loss.locator('.chart-tip').waitFor({ state: 'hidden' });
+  await scores.locator('.chart-tip').waitFor({ state: 'hidden' });
+  assert.deepEqual(page.faults, []);
+});
+
 test('by keyboard alone: help, list, run, crosshair, smoothing, epoch, log', { skip }, async () => {
   const { id } = await finished({ ...tinyTeacher, epochs: 3, name: 'by keyboard' });
   const page = await browser.open(`${daemon.url}/runs`);

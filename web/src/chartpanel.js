@@ -6,10 +6,13 @@ import { redrawer } from './redraw.js';
 import { t } from './i18n.js';
 
 const TABLE_ROWS = 2000;
+
+/** The library of lines is small and comes at once; that of the other kinds is fetched when the first is seen. */
+const adapter = (kind) => (kind ? import('./plots.js').then((m) => m.createPlot) : import('./lines.js').then((m) => m.createLines));
 const NAMED_MARKS = 8;
 
 /**
- * options: title, name (file name), group, tall; model() answers the chart model of chart.js; summary() one sentence;
+ * options: title, name (file name), group, tall; model() answers the chart model of lines.js or plots.js; summary() one sentence;
  * top: whether it is in view when the page comes up; hidden() a Set of series ids, onToggle(id); onZoom(from, to); table() whether the twin is shown, onTable(shown).
  * Answers {element, ask, now, stop}: ask() redraws within a second, now() at once.
  */
@@ -86,9 +89,9 @@ export function chartPanel(options) {
       chart.draw(model);
       return;
     }
-    loading ??= import('./chart.js').then(({ createChart }) => {
+    loading ??= adapter(model.kind).then((create) => {
       if (!element.isConnected) return;
-      chart = createChart(canvas, { group: options.group, onZoom: options.onZoom });
+      chart = create(canvas, { group: options.group, onZoom: options.onZoom });
       draw();
     });
   }

@@ -80,6 +80,12 @@ export function shortTime(iso, now = Date.now()) {
   return then.getFullYear() === today.getFullYear() ? t('time.day', dateParts(then)) : iso.slice(0, 10);
 }
 
+/** A tick of an axis of clock time, `step` ms from the next: "Nov 21", "14:03" or "14:03:22". */
+export function tickTime(ms, step) {
+  const then = new Date(ms);
+  return step >= 86_400_000 ? t('time.day', dateParts(then)) : clock(then, step < 60_000);
+}
+
 /** "Nov 21, 2025, 14:03:22" */
 export function fullTime(iso) {
   if (!iso) return NONE;

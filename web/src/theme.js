@@ -28,5 +28,10 @@ preference.addEventListener('change', () => {
   for (const fn of listeners) fn();
 });
 
-/** A custom property of the current theme, for what is drawn on canvas. */
+/** Custom properties of the current theme, for what is drawn on canvas: one, or those that charts use. */
 export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+export function palette() {
+  const names = ['ink', 'ink-2', 'ink-3', 'rule', 'rule-2', 'panel', 'bad'];
+  return Object.fromEntries(names.map((name) => [name, token(`--${name}`)]));
+}

@@ -61,7 +61,7 @@ export function xOf(rows, run, perStep = false) {
   return rows.column('recorded_at').map((at, i) => (at ? Date.parse(at) : start + 1000 * elapsed[i]));
 }
 
-/** The axis itself, for the models of chart.js. */
+/** The axis itself, for the models of lines.js. */
 export function xAxis(perStep, range) {
   const mode = xMode();
   const formats = {
@@ -72,7 +72,7 @@ export function xAxis(perStep, range) {
   };
   return {
     name: t(`x.${mode}`),
-    type: mode === 'clock' ? 'time' : 'value',
+    type: { clock: 'time', time: 'seconds' }[mode],
     format: formats[mode],
     whole: mode === 'step' || (mode === 'epoch' && !perStep),
     min: range?.[0],

@@ -80,7 +80,7 @@ export function mount(root) {
     ];
   }
 
-  /** Mean over the seeds of a group at each epoch that all have, with the least and the largest as faint lines. */
+  /** Mean over the seeds of a group at each epoch that all have, and the range from the least to the largest. */
   function groupLines(group, name) {
     const members = group.filter((id) => seriesOf(id)?.length);
     if (members.length < 2) return members.flatMap((id) => lineOf(id, name));
@@ -100,7 +100,7 @@ export function mount(root) {
       });
     const base = { toggle: String(id), colour: runColour(id), x: shared.map((epoch) => places.get(epoch)) };
     return [
-      { ...base, id: `${id}:low`, faint: true, y: over((v) => Math.min(...v)) },
+      { ...base, id: `${id}:low`, upTo: `${id}:high`, faint: true, y: over((v) => Math.min(...v)) },
       { ...base, id: `${id}:high`, faint: true, y: over((v) => Math.max(...v)) },
       {
         ...base,
@@ -499,7 +499,7 @@ export function mount(root) {
     }
     fill(note);
     const asked = shownIds;
-    import('../chart.js'); // beside the numbers, not after them
+    import('../lines.js'); // beside the numbers, not after them
     await loadAll();
     if (!root.isConnected || asked !== shownIds) return;
     const two = [curvePanel('m1', 'macro_f1'), curvePanel('m2', 'dev_loss')];
