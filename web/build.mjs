@@ -53,7 +53,8 @@ export async function buildAssets() {
     entryPoints: ['src/main.js'],
     splitting: true,
     metafile: true,
-    define: { STREAM_WORKER: JSON.stringify(worker[0].path) },
+    define: { STREAM_WORKER: JSON.stringify(worker[0].path), 'Intl.NumberFormat': 'PlainNumbers', 'Intl.DateTimeFormat': 'PlainDates' },
+    inject: ['src/no-intl.js'],
   });
   const app = asAssets(bundle);
   const style = asAssets(await build({ ...common, entryPoints: ['src/style.css'] }));

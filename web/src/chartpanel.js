@@ -14,7 +14,7 @@ const NAMED_MARKS = 8;
 /**
  * options: title, name (file name), group, tall; model() answers the chart model of lines.js or plots.js; summary() one sentence;
  * top: whether it is in view when the page comes up; hidden() a Set of series ids, onToggle(id); onZoom(from, to); table() whether the twin is shown, onTable(shown).
- * Answers {element, ask, now, stop}: ask() redraws within a second, now() at once.
+ * Answers {element, ask, now, drawn, stop}: ask() redraws within a second, now() at once; drawn is a promise of the first time.
  */
 export function chartPanel(options) {
   let shownTable = options.table?.() ?? false;
@@ -60,6 +60,10 @@ export function chartPanel(options) {
   );
   let chart = null;
   let loading = null;
+  let seen;
+  const drawn = new Promise((resolve) => {
+    seen = resolve;
+  });
 
   const drawing = redrawer(element, draw, options.top);
 
@@ -79,17 +83,18 @@ export function chartPanel(options) {
     twin.hidden = !shownTable;
     tableButton.setAttribute('aria-pressed', String(shownTable));
     drawMarks(model);
-    if (!model) return;
-    drawLegend(model);
-    if (shownTable) {
-      fill(twin, tableOf(model));
+    if (model) drawLegend(model);
+    if (model && !shownTable && !chart) {
+      load(model.kind);
       return;
     }
-    if (chart) {
-      chart.draw(model);
-      return;
-    }
-    loading ??= adapter(model.kind).then((create) => {
+    if (model && shownTable) fill(twin, tableOf(model));
+    else if (model) chart.draw(model);
+    seen();
+  }
+
+  function load(kind) {
+    loading ??= adapter(kind).then((create) => {
       if (!element.isConnected) return;
       chart = create(canvas, { group: options.group, onZoom: options.onZoom });
       draw();
@@ -178,6 +183,7 @@ export function chartPanel(options) {
     element,
     ask: drawing.ask,
     now: drawing.now,
+    drawn,
     stop() {
       drawing.stop();
       chart?.stop();

@@ -544,13 +544,8 @@ export function mount(root) {
       );
     }
     drawCurves();
-    later(() => {
-      if (!root.isConnected || asked !== shownIds) return;
-      drawTable();
-      drawSpecs();
-      drawConfusion();
-      drawLead();
-    });
+    await Promise.all(two.map((p) => p.drawn));
+    for (const part of [drawTable, drawSpecs, drawConfusion, drawLead]) later(() => root.isConnected && asked === shownIds && part());
   }
 
   /** All runs and the columns in view, in one call; a run that is gone is left out and said. */
