@@ -66,6 +66,7 @@ afterEach(() => browser?.closeContexts());
 
 test('a run that trains is drawn as it happens, without a reload', { skip }, async () => {
   const { id } = await daemon.post('/experiments', student({ name: 'live', epochs: 2000 }));
+  await daemon.waitEpoch(id, 1); // an empty history has nothing to go on from
   const page = await browser.open(`${daemon.url}/runs/${id}?table=score`);
   await page.waitForSelector('.twin tbody tr');
   const first = (await tableOf(page, 1)).length;
