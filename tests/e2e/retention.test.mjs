@@ -13,7 +13,7 @@ test('old runs and the cache go, a run tagged keep and all models stay', { skip:
   assert.equal((await daemon.upload('topics', { train: { text: topics(120), filename: 'a.tsv' } })).status, 201);
   const teacher = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'topics', epochs: 1, save_as: 'teacher' });
   await daemon.waitState(teacher.id, 'finished');
-  const student = { dataset: 'topics', teacher: 'teacher', layers: 1, epochs: 1, tags: ['keep'] };
+  const student = { dataset: 'topics', teacher: 'teacher', layers: 1, augment: 0, cls_weight: 0, epochs: 1, tags: ['keep'] };
   const kept = await daemon.post('/experiments', student);
   await daemon.waitState(kept.id, 'finished');
   const cache = () => readdirSync(join(daemon.dataDir, 'cache')).filter((name) => name.startsWith('logits-'));

@@ -23,7 +23,7 @@ before(async () => {
 after(() => daemon?.discard());
 
 test('a run uses the unlabelled rows of an upload and copies of the labelled ones', { skip }, async () => {
-  const plain = await daemon.post('/experiments?dry_run=1', student);
+  const plain = await daemon.post('/experiments?dry_run=1', { ...student, init: 'random' });
   const spec = { ...student, init: 'random', unlabelled: true, augment: 2, augment_replace: 0.4, augment_splice: 0.3 };
   const dry = await daemon.post('/experiments?dry_run=1', spec);
   assert.equal(plain.spec.unlabelled, false);
@@ -52,6 +52,15 @@ test('a run uses the unlabelled rows of an upload and copies of the labelled one
   assert.equal(clone.spec.augment, 0);
   assert.ok(!('augment_splice' in clone.spec) && !('augment_replace' in clone.spec));
   await daemon.waitState(clone.id, 'finished');
+});
+
+test('one layer of the teacher\'s has copies and its [CLS] states by default', { skip }, async () => {
+  const { id } = await daemon.post('/experiments', student);
+  const done = await daemon.waitState(id, 'finished');
+  assert.deepEqual([done.spec.augment, done.spec.augment_replace, done.spec.cls_weight], [4, 0.3, 1]);
+  assert.equal(done.progress.steps, 2 * Math.ceil((5 * 150) / 16));
+  const { items } = await daemon.get(`/experiments/${id}/log?limit=500`);
+  assert.match(items.map((row) => row.message).join('\n'), /asked the teacher about 600 augmented rows/);
 });
 
 test('several teachers: the student learns from their mean, and none can be deleted meanwhile', { skip }, async () => {
