@@ -159,15 +159,10 @@ function overlay(pen, u, model, colours) {
     pen.disc(x, y, 4.5, colours.panel, point.colour);
     pen.text(point.name, x + shift, point.below ? y + 8 : y - 8, colours.ink, { align, baseline: point.below ? 'top' : 'bottom', size: 11, halo: colours.panel });
   }
-  let free = top;
-  for (const end of endsOf(pen, u, model)) {
-    free = Math.max(end.y, free);
-    pen.text(end.words, end.x + 4, free, end.colour);
-    free += END_LABEL_PX;
-  }
+  for (const end of endsOf(pen, u, model)) pen.text(end.words, end.x + 4, end.y, end.colour);
 }
 
-/** Where the lines end that have a word there, from the top. */
+/** Where the lines end that have a word there, from the top, moved apart and kept within the plot. */
 function endsOf(pen, u, model) {
   const ends = [];
   model.shown.forEach((s, i) => {
@@ -177,7 +172,10 @@ function endsOf(pen, u, model) {
     while (last >= 0 && (y[last] ?? null) === null) last--;
     if (last >= 0) ends.push({ words: s.end, colour: s.colour, x: pen.x(u.data[0][last]), y: pen.y(y[last]) });
   });
-  return ends.sort((a, b) => a.y - b.y);
+  ends.sort((a, b) => a.y - b.y);
+  ends.forEach((end, i) => (end.y = Math.max(end.y, i ? ends[i - 1].y + END_LABEL_PX : pen.box.top)));
+  ends.reduceRight((lowest, end) => (end.y = Math.min(end.y, lowest)) - END_LABEL_PX, pen.box.bottom);
+  return ends;
 }
 
 /** uPlot's options for what model() answers; widths, sizes and dashes are CSS pixels times k. */
