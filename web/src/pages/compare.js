@@ -531,11 +531,6 @@ export function mount(root) {
       chartsHost,
       two.map((p) => p.element),
     );
-    fill(
-      scatters,
-      trade.slice(0, 2).map((p) => p.element),
-    );
-    fill(parallels, trade[2].element);
     for (const id of ids) {
       offs.push(
         on(`metrics:${id}`, () => two.forEach((p) => p.ask())),
@@ -545,7 +540,15 @@ export function mount(root) {
     }
     drawCurves();
     await Promise.all(two.map((p) => p.drawn));
-    for (const part of [drawTable, drawSpecs, drawConfusion, drawLead]) later(() => root.isConnected && asked === shownIds && part());
+    /** Below the tables, so that their library is fetched when a reader comes to them. */
+    function placeTrade() {
+      fill(
+        scatters,
+        trade.slice(0, 2).map((p) => p.element),
+      );
+      fill(parallels, trade[2].element);
+    }
+    for (const part of [drawTable, drawSpecs, drawConfusion, drawLead, placeTrade]) later(() => root.isConnected && asked === shownIds && part());
   }
 
   /** All runs and the columns in view, in one call; a run that is gone is left out and said. */
