@@ -12,7 +12,7 @@ import { Daemon, sha256, sleep, tinyTeacher, topics } from './daemon.mjs';
 
 const timings = ['seconds', 'tokens_per_second', 'elapsed_seconds', 'eta_seconds', 'recorded_at', 'attempt'];
 const untimed = (rows) => rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !timings.includes(key))));
-const student = { dataset: 'topics', teacher: 'teacher', layers: 1, heads: 2, epochs: 6, batch_size: 16, seed: 5 };
+const student = { dataset: 'topics', teacher: 'teacher', layers: 1, heads: 2, augment: 1, epochs: 6, batch_size: 16, seed: 5 };
 const specs = [
   student,
   { ...student, optimizer: 'sgd', T: 4, alpha: 0.2, seed: 6 },
