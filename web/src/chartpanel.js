@@ -6,10 +6,10 @@ import { redrawer } from './redraw.js';
 import { t } from './i18n.js';
 
 const TABLE_ROWS = 2000;
+const NAMED_MARKS = 8;
 
 /** The library of lines is small and comes at once; that of the other kinds is fetched when the first is seen. */
 const adapter = (kind) => (kind ? import('./plots.js').then((m) => m.createPlot) : import('./lines.js').then((m) => m.createLines));
-const NAMED_MARKS = 8;
 
 /**
  * options: title, name (file name), group, tall; model() answers the chart model of lines.js or plots.js; summary() one sentence;

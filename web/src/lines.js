@@ -261,7 +261,7 @@ export function createLines(element, { group = null, onZoom = null } = {}) {
   let shape = '';
   let u = null;
   let cursor = -1;
-  let read = null; // the x that the tip tells
+  let read = null; // the column of x that the tip tells
 
   const sizeOf = () => ({ width: element.clientWidth, height: element.clientHeight });
   const resizer = new ResizeObserver(() => {
