@@ -120,6 +120,9 @@ struct dd_api_ops {
     /* A number that grows whenever the answer of a route marked DD_ROUTE_KEPT or DD_ROUTE_LIVE (routes.c) may become
      * another one, before anybody is told of what made it so.  Any thread, and quick.  NULL: no answer is kept. */
     uint64_t (*revision)(void *daemon);
+    /* Whether jobs use every core, so that an answer can wait a few milliseconds when very many are asked for.  HTTP
+     * thread, and quick.  NULL: never. */
+    bool (*cores_taken)(void *daemon);
     /* Idempotency-Key store.  get: DD_NOT_FOUND when new. Strings of get are owned by the caller (free). */
     enum dd_status (*idempotent_get)(void *daemon, const char *key, char **ret_request_hash, int *ret_status,
                                      char **ret_location, char **ret_body, struct dd_error *err);

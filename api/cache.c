@@ -114,15 +114,30 @@ void dd_cache_stamp(struct dd_request *request) {
     }
 }
 
+static const char *media_of(const struct dd_request *request) {
+    return request->accept != NULL ? request->accept : "";
+}
+
+/* Revisions and ticks only grow. */
+static bool as_new(const struct dd_stamp *answer, const struct dd_stamp *request) {
+    return answer->known && request->known && answer->revision >= request->revision && answer->tick >= request->tick;
+}
+
+bool dd_cache_will_do(const struct dd_request *running, const struct dd_request *request) {
+    return as_new(&running->stamp, &request->stamp) && !request->headers.no_cache &&
+           running->wants_gzip == request->wants_gzip && strcmp(running->uri, request->uri) == 0 &&
+           strcmp(media_of(running), media_of(request)) == 0;
+}
+
 /* target, media type and coding, NUL between them; 0: too long to keep. */
 static size_t make_key(const struct dd_request *request, char key[MOST_KEY_BYTES], uint64_t *ret_hash) {
-    size_t target = strlen(request->uri) + 1, media = strlen(request->accept != NULL ? request->accept : "") + 1;
+    size_t target = strlen(request->uri) + 1, media = strlen(media_of(request)) + 1;
     size_t len = target + media + 1;
     if (len > MOST_KEY_BYTES) {
         return 0;
     }
     memcpy(key, request->uri, target);
-    memcpy(key + target, request->accept != NULL ? request->accept : "", media);
+    memcpy(key + target, media_of(request), media);
     key[len - 1] = request->wants_gzip ? 'z' : '-';
     uint64_t hash = 14695981039346656037u; /* FNV-1a; a collision costs a comparison */
     for (size_t i = 0; i < len; i++) {
@@ -146,14 +161,14 @@ static struct entry *find(struct dd_cache *cache, const char *key, size_t len, u
 struct dd_kept *dd_cache_find(struct dd_cache *cache, const struct dd_request *request) {
     char key[MOST_KEY_BYTES];
     uint64_t hash;
-    size_t len = request->stamp.known ? make_key(request, key, &hash) : 0;
+    size_t len = request->stamp.known && !request->headers.no_cache ? make_key(request, key, &hash) : 0;
     struct dd_kept *found = NULL;
     if (len == 0) {
         return NULL;
     }
     pthread_mutex_lock(&cache->lock);
     struct entry *entry = find(cache, key, len, hash);
-    if (entry != NULL && entry->stamp.revision == request->stamp.revision && entry->stamp.tick == request->stamp.tick) {
+    if (entry != NULL && as_new(&entry->stamp, &request->stamp)) {
         entry->used = ++cache->clock;
         found = dd_kept_ref(entry->kept);
     }

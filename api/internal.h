@@ -161,6 +161,7 @@ struct dd_request {
     bool pretty, wants_gzip;
     enum dd_phase phase;
     int64_t started_us, whole_us; /* mono: request line, last byte of the body (0: not yet) */
+    int64_t paused_us;            /* before it was looked at (pace.c) */
 
     uint64_t body_bytes, body_limit;
     struct dd_buffer body;
@@ -190,6 +191,11 @@ struct dd_request {
 
 struct dd_connection;
 
+struct dd_pace { /* pace.c; mono: tokens counted, a batch begun, a request last begun or answered */
+    double tokens;
+    int64_t filled_us, batch_us, busy_us;
+};
+
 struct dd_api {
     struct dd_api_config config; /* strings owned, defaults filled in */
     char **hosts;
@@ -211,6 +217,7 @@ struct dd_api {
     struct dd_connection *open; /* HTTP thread alone, as the next two */
     struct dd_request *spare;   /* requests to be used again, by job_next */
     int n_spare;
+    struct dd_pace pace; /* HTTP thread alone */
     pthread_mutex_t claims_lock;
     struct dd_request *claims; /* Idempotency-Keys whose requests run now; under claims_lock */
     pthread_t timer;
@@ -384,6 +391,12 @@ void dd_connection_notify(void *api, struct MHD_Connection *connection, void **s
 /* DD_BUSY or DD_TOO_MANY where there are too many connections, and closes this one after the answer. */
 enum dd_status dd_connection_check(struct dd_request *request) DD_MUST_CHECK;
 
+/* --- pace (pace.c) --------------------------------------------------------------------------------------------------
+ */
+
+int64_t dd_pace_begin(struct dd_api *api); /* a request has come: may wait for others; how long it did, µs */
+void dd_pace_end(struct dd_api *api);      /* it is answered */
+
 /* --- latency (latency.c) --------------------------------------------------------------------------------------------
  */
 
@@ -419,8 +432,10 @@ struct dd_cache *dd_cache_new(void); /* NULL when out of memory */
 void dd_cache_free(struct dd_cache *cache);
 /* Notes what the answer will be made from.  Before the operation looks at anything. */
 void dd_cache_stamp(struct dd_request *request);
-/* The answer to this request, if it was made from what there is now; the caller unrefs.  NULL: there is none. */
+/* The answer to this request, if it was made from what its stamp says or later; the caller unrefs.  NULL: none. */
 struct dd_kept *dd_cache_find(struct dd_cache *cache, const struct dd_request *request);
+/* Whether the answer that is being made to one will do for the other. */
+bool dd_cache_will_do(const struct dd_request *running, const struct dd_request *request);
 void dd_cache_put(struct dd_cache *cache, const struct dd_request *request, struct dd_kept *kept);
 
 /* --- openapi (openapi.c, schemas.c) ---------------------------------------------------------------------------------

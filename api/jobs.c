@@ -45,13 +45,27 @@ static void push(struct queue *queue, struct dd_request *request) {
     queue->count++;
 }
 
-static struct dd_request *pop(struct queue *queue) {
-    struct dd_request *request = queue->head;
+static bool is_being_answered(const struct dd_jobs *jobs, const struct dd_request *request) {
+    for (const struct dd_request *other = jobs->running; other != NULL; other = other->job_next) {
+        if (dd_cache_will_do(other, request)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The first whose answer is not being made already: one that asks the same is left until that answer is kept. */
+static struct dd_request *pop(struct dd_jobs *jobs, struct queue *queue) {
+    struct dd_request **at = &queue->head;
+    while (*at != NULL && is_being_answered(jobs, *at)) {
+        at = &(*at)->job_next;
+    }
+    struct dd_request *request = *at;
     if (request != NULL) {
-        queue->head = request->job_next;
+        *at = request->job_next;
         queue->count--;
-        if (queue->head == NULL) {
-            queue->tail = &queue->head;
+        if (*at == NULL) {
+            queue->tail = at;
         }
     }
     return request;
@@ -59,9 +73,9 @@ static struct dd_request *pop(struct queue *queue) {
 
 static struct dd_request *next_job(struct dd_jobs *jobs) {
     int heavy_limit = DD_MAX(1, jobs->n_threads - 1);
-    struct dd_request *request = pop(&jobs->slow);
+    struct dd_request *request = pop(jobs, &jobs->slow);
     if (request == NULL && jobs->n_heavy < heavy_limit) {
-        request = pop(&jobs->heavy);
+        request = pop(jobs, &jobs->heavy);
     }
     return request;
 }
@@ -72,8 +86,16 @@ static void run_job(struct dd_jobs *jobs, struct dd_request *request) { /* calle
     jobs->running = request;
     jobs->n_running++;
     jobs->n_heavy += heavy;
+    struct dd_kept *kept = dd_cache_find(request->api->cache, request); /* made while it waited for a thread */
+    dd_cache_stamp(request); /* so that its answer does for whoever has come meanwhile; others read it under the lock */
     pthread_mutex_unlock(&jobs->lock);
-    dd_request_run(request);
+    if (kept != NULL && dd_cancel_requested(&request->cancel) == DD_STOP_NONE) {
+        dd_answer_kept(request, 200, kept);
+    }
+    if (request->response == NULL) {
+        dd_request_run(request);
+    }
+    dd_kept_unref(kept);
     pthread_mutex_lock(&jobs->lock);
     for (struct dd_request **at = &jobs->running; *at != NULL; at = &(*at)->job_next) {
         if (*at == request) {
@@ -86,8 +108,8 @@ static void run_job(struct dd_jobs *jobs, struct dd_request *request) { /* calle
     request->phase = DD_PHASE_READY;
     MHD_resume_connection(request->connection);
     pthread_cond_broadcast(&jobs->idle);
-    if (heavy) {
-        pthread_cond_signal(&jobs->work); /* a heavy one may have waited for its place */
+    if (heavy || jobs->slow.count > 0) {
+        pthread_cond_signal(&jobs->work); /* a heavy one may have waited for its place, a slow one for this answer */
     }
 }
 

@@ -36,6 +36,7 @@ static struct dd_request *take_spare(struct dd_api *api) {
 
 void *dd_request_begin(void *context, const char *uri, struct MHD_Connection *connection) {
     struct dd_api *api = context;
+    int64_t paused_us = dd_pace_begin(api);
     struct dd_request *request = take_spare(api);
     size_t bytes = strlen(uri) + 1;
     char *both = request == NULL ? NULL : dd_calloc(2, bytes);
@@ -45,7 +46,8 @@ void *dd_request_begin(void *context, const char *uri, struct MHD_Connection *co
     }
     request->api = api;
     request->connection = connection;
-    request->started_us = dd_clock_mono_us();
+    request->started_us = dd_clock_mono_us() - paused_us;
+    request->paused_us = paused_us;
     request->uri = memcpy(both, uri, bytes);
     request->target = memcpy(both + bytes, uri, bytes);
     size_t boot = strlen(api->boot);
@@ -70,6 +72,7 @@ void dd_request_completed(void *context, struct MHD_Connection *connection, void
     struct dd_api *api = context;
     struct dd_request *request = *slot;
     *slot = NULL;
+    dd_pace_end(api);
     if (request == NULL || request == &no_request) {
         return;
     }
@@ -582,7 +585,7 @@ static unsigned methods_at(const struct dd_request *request) {
 
 static bool answer_again(struct dd_request *request) {
     dd_cache_stamp(request);
-    struct dd_kept *kept = request->headers.no_cache ? NULL : dd_cache_find(request->api->cache, request);
+    struct dd_kept *kept = dd_cache_find(request->api->cache, request);
     if (kept != NULL) {
         dd_answer_again(request, kept);
         dd_kept_unref(kept);
@@ -593,7 +596,7 @@ static bool answer_again(struct dd_request *request) {
 /* The whole request is here.  Makes the answer, or parks the request. */
 static enum MHD_Result on_complete(struct dd_request *request) {
     request->counted = true;
-    request->whole_us = dd_clock_mono_us();
+    request->whole_us = dd_clock_mono_us() - (request->body_bytes == 0 ? request->paused_us : 0);
     request->api->answering++;
     if (!request->failed && strcmp(request->method, "OPTIONS") == 0) {
         dd_answer_options(request, methods_at(request));

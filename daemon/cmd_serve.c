@@ -50,6 +50,7 @@ static enum dd_status check_options(struct dd_daemon *daemon, const char *listen
 
 static void numbers_setup(struct dd_daemon *daemon, const struct dd_options *o) {
     daemon->n_threads = dd_cores(o);
+    daemon->leaves_no_core = daemon->n_threads >= sysconf(_SC_NPROCESSORS_ONLN);
     daemon->n_workers = o->workers > 0 ? (int)o->workers : DD_MAX(1, daemon->n_threads / 4);
     uint64_t physical = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     daemon->memory_limit_bytes = o->memory_limit_bytes > 0 ? (uint64_t)o->memory_limit_bytes : physical / 10 * 8;

@@ -48,6 +48,7 @@ struct dd_daemon {
     struct dd_token_source tokens;
     _Atomic(struct dd_api *) api; /* NULL until it is started and after it is stopped */
     int n_workers, n_threads;
+    bool leaves_no_core; /* to anybody else while a job runs */
     uint64_t memory_limit_bytes;
     int64_t started_ms;
     atomic_bool stopping;

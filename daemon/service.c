@@ -85,6 +85,11 @@ static uint64_t revision(void *context) {
     return dd_storage_revision(daemon->storage) + daemon->told;
 }
 
+static bool cores_taken(void *context) {
+    struct dd_daemon *daemon = context;
+    return daemon->leaves_no_core && dd_workers_busy(daemon->workers) > 0;
+}
+
 void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
     *ret_ops = (struct dd_api_ops){
         .daemon = daemon,
@@ -130,6 +135,7 @@ void dd_service_fill(struct dd_daemon *daemon, struct dd_api_ops *ret_ops) {
         .metrics_text = dd_metrics_text_op,
         .tokens = dd_tokens_op,
         .revision = revision,
+        .cores_taken = cores_taken,
         .idempotent_get = idempotent_get,
         .idempotent_put = idempotent_put,
     };

@@ -8,15 +8,21 @@
 //   training_speed_and_clients   steps a second, asking / neither: what both cost
 //   http_threads_share_of_cores  the daemon's HTTP threads while asked; …_when_not_asked: for connections and event readers alone
 //   clients_share_of_cores       the clients, a C program that takes little (http_load.c)
-//   node tests/bench/stress.mjs          `make bench-http`          SECONDS=0.7 ROUNDS=45 RATE=500
+//   node tests/bench/stress.mjs          `make bench-http`          SECONDS=2 ROUNDS=30 RATE=500 MODEL=student|tiny
+// Trained is a student of 3 layers × 384; with MODEL=tiny one of 2 × 128, whose steps of 6 ms wait for every moment that a thread lacks its core.
 import { readFileSync, readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Daemon, sleep, topics, waitFor } from '../e2e/daemon.mjs';
 import { openLoad } from './load.mjs';
 
-const SECONDS = Number(process.env.SECONDS ?? 0.7), ROUNDS = Number(process.env.ROUNDS ?? 45), RATE = Number(process.env.RATE ?? 500);
+const SECONDS = Number(process.env.SECONDS ?? 2), ROUNDS = Number(process.env.ROUNDS ?? 30), RATE = Number(process.env.RATE ?? 500);
 const IDLE = Number(process.env.IDLE ?? 1000), READERS = Number(process.env.READERS ?? 100);
+const MODEL = process.env.MODEL ?? 'student';
+const models = {
+  student: { layers: 3, heads: 6, hidden_size: 384, intermediate_size: 1536 },
+  tiny: { layers: 2, heads: 2, hidden_size: 128, intermediate_size: 512 },
+};
 const cores = availableParallelism();
 const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)];
 const round = (x, digits = 2) => Number(x.toFixed(digits));
@@ -43,13 +49,12 @@ const daemon = await Daemon.start({ args: ['--threads', String(cores), '--worker
 try {
   await daemon.upload('topics', { train: { text: topics(100_000), filename: 'train.tsv' } }, { dev_fraction: 0.01 });
   const spec = {
-    // Small, so that there are many steps: with a dozen a second, one more or less in a stretch would be more than what is looked for.
-    task: 'finetune', dataset: 'topics', layers: 2, heads: 2, hidden_size: 128, intermediate_size: 512, epochs: 500, batch_size: 16,
-    max_length: 32, vocab_size: 1000, optimizer: { type: 'adamw', lr: 0.0003 },
+    task: 'finetune', dataset: 'topics', ...models[MODEL], epochs: 500, batch_size: 16, max_length: 32, vocab_size: 1000,
+    optimizer: { type: 'adamw', lr: 0.0003 },
   };
   const { id } = await daemon.post('/experiments', spec);
   await daemon.waitState(id, 'running');
-  await waitFor(async () => (await daemon.get(`/experiments/${id}`)).progress.step > 200, 120_000, 'the first steps'); // an epoch outlasts all of this
+  await waitFor(async () => (await daemon.get(`/experiments/${id}`)).progress.step > 50, 120_000, 'the first steps'); // an epoch outlasts all of this
   const pid = daemon.process.pid, before = status(pid, 'VmRSS');
   const paths = (process.env.PATHS?.split(' ') ?? [
     '/api/v1/experiments/ID', '/api/v1/experiments', '/api/v1/experiments/ID/metrics', '/api/v1/experiments/ID/steps?max_points=200', '/healthz', '/',
@@ -83,7 +88,7 @@ try {
   const half = (odd) => ['asked', 'burnt'].map((kind) => kinds[kind].filter((_, i) => i % 2 === odd)).map((list) => list.reduce((n, each) => n + each.steps, 0) / list.reduce((n, each) => n + each.seconds, 0));
   const halves = [0, 1].map((odd) => half(odd)).map(([asked, burnt]) => round(asked / burnt, 4));
   console.log(JSON.stringify({
-    cores, connections: IDLE, event_readers: READERS, requests_per_second: RATE, seconds: SECONDS * ROUNDS,
+    cores, model: MODEL, connections: IDLE, event_readers: READERS, requests_per_second: RATE, seconds: SECONDS * ROUNDS,
     requests: latencies.length, statuses, get_ms_p50: ms(0.5), get_ms_p99: ms(0.99), get_ms_max: ms(1),
     resident_before_bytes: before, resident_peak_bytes: peak, resident_after_bytes: status(pid, 'VmRSS'),
     training_speed_with_load: round(per('asked', 'steps') / per('burnt', 'steps'), 4), of_each_half: halves,

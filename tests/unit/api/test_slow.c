@@ -62,6 +62,61 @@ static void test_others_go_on(void **state) {
     fake_release(false);
 }
 
+static uint64_t revision_now;
+static uint64_t revision(void *daemon) {
+    (void)daemon;
+    return revision_now;
+}
+
+static enum dd_status slow_steps(void *daemon, const struct dd_api_call *call, struct dd_api_result *result,
+                                 struct dd_problem *problem) {
+    enum dd_status status = fake_wait(daemon, call, result, problem);
+    result->location[0] = '\0';
+    return status;
+}
+
+static int ask(const char *path) {
+    char get[256];
+    int n = snprintf(get, sizeof get, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path), fd = client_connect();
+    assert_true(client_send(fd, get, (size_t)n));
+    return fd;
+}
+
+/* Who asks what is being answered already waits for that answer, even with threads to spare; other questions go on, and
+ * so does the same one when what was to be answered has changed since. */
+static void test_one_answer_for_all(void **state) {
+    server_stop();
+    setup(state);
+    dd_api_stop(server, 0);
+    struct dd_api_ops ops = fake_ops();
+    ops.experiment_steps = slow_steps;
+    ops.revision = revision;
+    struct dd_api_config config = {.listen = "127.0.0.1:0", .upload_dir = fake.upload_dir, .request_threads = 4};
+    assert_int_equal(dd_api_start(&config, &ops, &server, NULL), DD_OK);
+    char address[128];
+    dd_api_address(server, address, sizeof address);
+    client_port = (unsigned)atoi(strrchr(address, ':') + 1);
+    int clients[8], created = fake.created;
+    for (size_t i = 0; i < DD_ARRAY_LEN(clients); i++) {
+        clients[i] = ask(V1 "/experiments/1/steps");
+    }
+    fake_wait_running(1);
+    wait_parked(7, 0);
+    int other = ask(V1 "/experiments/2/steps");
+    fake_wait_running(2);
+    revision_now++;
+    int later = ask(V1 "/experiments/1/steps");
+    fake_wait_running(3);
+    fake_release(true);
+    for (size_t i = 0; i < DD_ARRAY_LEN(clients); i++) {
+        assert_int_equal(status_and_close(clients[i]), 200);
+    }
+    assert_int_equal(status_and_close(other), 200);
+    assert_int_equal(status_and_close(later), 200);
+    assert_int_equal(fake.created - created, 3);
+    fake_release(false);
+}
+
 static void test_queue_full(void **state) {
     (void)state;
     enum { MANY = 100 };
@@ -286,7 +341,7 @@ int main(void) {
         cmocka_unit_test(test_client_gone),   cmocka_unit_test(test_replay),
         cmocka_unit_test(test_replay_upload), cmocka_unit_test(test_two_at_once),
         cmocka_unit_test(test_stop),          cmocka_unit_test(test_changes_leave_the_http_thread),
-        cmocka_unit_test(test_stop_drains),
+        cmocka_unit_test(test_stop_drains),   cmocka_unit_test(test_one_answer_for_all),
     };
     return cmocka_run_group_tests(tests, setup, teardown_default);
 }
