@@ -5,6 +5,8 @@
  * dashboard.  libmicrohttpd does not see a client leave while its connection is suspended: dd_jobs_tick polls the
  * sockets and raises the request's cancel flag.
  *
+ * A request whose answer is being made already stays queued until that answer is kept.
+ *
  * Life of a parked request: queued → running → (phase READY, resumed).  From the moment of the resume it belongs to the
  * HTTP thread again and is not touched here.  Lock: `lock` guards all of struct dd_jobs; libmicrohttpd's suspend and
  * resume are called under it, which orders them.
