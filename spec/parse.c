@@ -448,6 +448,8 @@ static void check_applies(struct reader *r, const char *prefix) {
         if ((field->needs == DD_NEEDS_AUGMENT && spec->augment == 0) ||
             (field->needs == DD_NEEDS_RELATION && spec->relation_weight == 0))
             continue; /* a sweep over augment may begin at 0 */
+        if (field->needs == DD_NEEDS_AUGMENT && spec->augment == DD_UNSET && (field->when & dd_spec_when(spec)) != 0)
+            continue; /* there may be copies by default, which is known when the rest is (resolve.c) */
         char pointer[POINTER_BYTES], outer[POINTER_BYTES];
         pointer_join(outer, prefix, "optimizer");
         pointer_join(pointer, field->in_optimizer ? outer : prefix, field->name);

@@ -212,9 +212,23 @@ static void settle_signal(struct dd_spec *spec) {
     settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : longer ? 8 : 20);
 }
 
+/* What copies are like was said, but not that there are any, and by default there are none. */
+static void check_copies(const struct dd_spec *given, const struct dd_spec *spec, struct dd_faults *faults) {
+    for (size_t i = 0; i < dd_spec_fields_count; i++) {
+        const struct dd_spec_field *field = &dd_spec_fields[i];
+        if (field->needs == DD_NEEDS_AUGMENT && given->augment == DD_UNSET && spec->augment == 0 &&
+            dd_spec_field_given(given, field)) {
+            char pointer[64];
+            snprintf(pointer, sizeof pointer, "/%s", field->name);
+            dd_faults_add(faults, pointer, "applies only when augment is at least 1, and by default it is 0 here");
+        }
+    }
+}
+
 enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teacher *base_model, struct dd_faults *faults,
                                struct dd_error *err) {
     size_t before = faults->total;
+    const struct dd_spec given = *spec;
     settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
     settle_fixed(spec);
     settle_schedules(spec);
@@ -224,6 +238,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_optimizer(spec);
     settle_relation_heads(spec, base_model);
 
+    check_copies(&given, spec, faults);
     check_heads(spec, faults);
     if (spec->optimizer.type == DD_OPTIMIZER_SGD && spec->optimizer.nesterov == DD_FLAG_YES &&
         spec->optimizer.momentum == 0)
