@@ -116,7 +116,7 @@ export class Daemon {
   }
 }
 
-const patience = process.env.DISTILLD_SANITIZED ? 8 : 1; // a sanitizer makes training ten times slower
+export const patience = process.env.DISTILLD_SANITIZED ? 8 : 1; // a sanitizer makes training ten times slower
 
 export async function waitFor(condition, timeoutMs, what) {
   const end = Date.now() + timeoutMs * patience;

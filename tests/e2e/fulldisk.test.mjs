@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
-import { Daemon, noBinary, sha256, tinyTeacher, topics, waitFor } from './daemon.mjs';
+import { Daemon, noBinary, sha256, tinyTeacher, topics, waitFor, patience } from './daemon.mjs';
 
 const disk = mkdtempSync(join(tmpdir(), 'distilld-disk-'));
 const mounted = !noBinary && spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'distilld-test', disk]);
@@ -47,7 +47,7 @@ function weights(id) {
   return readdirSync(dir).filter((name) => /^(best-\d+|last)$/.test(name)).sort().map((name) => [name, sha256(readFileSync(join(dir, name, 'model.safetensors')))]);
 }
 
-test('a training on a disk that fills up says so, and goes on to the same bits when there is room', { skip, timeout: 300_000 }, async () => {
+test('a training on a disk that fills up says so, and goes on to the same bits when there is room', { skip, timeout: 300_000 * patience }, async () => {
   const twin = await daemon.post('/experiments', student);
   await daemon.waitState(twin.id, 'finished');
   const { id } = await daemon.post('/experiments', student);

@@ -5,10 +5,10 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
-import { Daemon, noBinary, topics } from './daemon.mjs';
+import { Daemon, noBinary, topics, patience } from './daemon.mjs';
 
 for (const file of ['README.md', 'README.zh-CN.md']) {
-  test(`every curl of ${file} does what it says`, { skip: noBinary, timeout: 300_000 }, async (t) => {
+  test(`every curl of ${file} does what it says`, { skip: noBinary, timeout: 300_000 * patience }, async (t) => {
     const daemon = await Daemon.start();
     const cwd = mkdtempSync(join(tmpdir(), 'distilld-readme-'));
     t.after(async () => {
