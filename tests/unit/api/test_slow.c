@@ -17,6 +17,17 @@ static int setup(void **state) {
     return 0;
 }
 
+/* The server anew, with operations of the test's own; 0 threads: as many as by default. */
+static void start_again(const struct dd_api_ops *ops, int request_threads) {
+    struct dd_api_config config = {
+        .listen = "127.0.0.1:0", .upload_dir = fake.upload_dir, .request_threads = request_threads};
+    dd_api_stop(server, 0);
+    assert_int_equal(dd_api_start(&config, ops, &server, NULL), DD_OK);
+    char address[128];
+    dd_api_address(server, address, sizeof address);
+    client_port = (unsigned)atoi(strrchr(address, ':') + 1);
+}
+
 static int send_predict(void) {
     int fd = client_connect();
     assert_true(client_send(fd, RAW_PREDICT, sizeof RAW_PREDICT - 1));
@@ -62,7 +73,7 @@ static void test_others_go_on(void **state) {
     fake_release(false);
 }
 
-static uint64_t revision_now;
+static atomic_uint_fast64_t revision_now;
 static uint64_t revision(void *daemon) {
     (void)daemon;
     return revision_now;
@@ -87,15 +98,10 @@ static int ask(const char *path) {
 static void test_one_answer_for_all(void **state) {
     server_stop();
     setup(state);
-    dd_api_stop(server, 0);
     struct dd_api_ops ops = fake_ops();
     ops.experiment_steps = slow_steps;
     ops.revision = revision;
-    struct dd_api_config config = {.listen = "127.0.0.1:0", .upload_dir = fake.upload_dir, .request_threads = 4};
-    assert_int_equal(dd_api_start(&config, &ops, &server, NULL), DD_OK);
-    char address[128];
-    dd_api_address(server, address, sizeof address);
-    client_port = (unsigned)atoi(strrchr(address, ':') + 1);
+    start_again(&ops, 4);
     int clients[8], created = fake.created;
     for (size_t i = 0; i < DD_ARRAY_LEN(clients); i++) {
         clients[i] = ask(V1 "/experiments/1/steps");
@@ -232,15 +238,10 @@ static void test_two_at_once(void **state) {
     server_stop();
     setup(state);
     /* model_create is heavy: made to wait, it holds its key */
-    dd_api_stop(server, 0);
     struct dd_api_ops ops = fake_ops();
     real_create = ops.dataset_create;
     ops.dataset_create = slow_create;
-    struct dd_api_config config = {.listen = "127.0.0.1:0", .upload_dir = fake.upload_dir};
-    assert_int_equal(dd_api_start(&config, &ops, &server, NULL), DD_OK);
-    char address[128];
-    dd_api_address(server, address, sizeof address);
-    client_port = (unsigned)atoi(strrchr(address, ':') + 1);
+    start_again(&ops, 0);
     char *raw = NULL;
     assert_true(asprintf(&raw,
                          "POST " V1 "/datasets HTTP/1.1\r\nHost: localhost\r\n" UPLOAD_HEADERS
