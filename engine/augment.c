@@ -5,7 +5,7 @@
  * is a piece with the "##" pieces behind it; an ideograph is a word.  A copy of a row is made in this order:
  *
  *   splice   with its probability: the first half of the row's words, then the second half of those of another row of
- *            the same class, cut to max_length where that is too long
+ *            the same class, cut to max_length where that is too long; not of rows without a label
  *   replace  each word with its probability: each of its pieces becomes one of its nearest in the teacher's embeddings
  *            (neighbours.c), as TinyBERT (Jiao et al. 2020) replaces words
  *   mask     each word with its probability: all its pieces become [MASK]
@@ -44,11 +44,12 @@ struct text { /* one side of a row, without [CLS] and [SEP] */
 struct maker {
     struct dd_packed *packed;
     const struct dd_augment *how;
-    uint32_t rows;
+    uint32_t first, rows; /* whose copies are made */
     int32_t mask_id;
     bool *goes_on; /* [vocabulary]: a "##" piece */
-    /* Rows by class: those of class c are by_class[start[c]] … by_class[start[c + 1] - 1]. */
-    uint32_t *by_class, *place; /* [rows]; place: of a row in by_class */
+    /* Those of them that have a label, by class: of class c they are by_class[start[c]] … by_class[start[c + 1] - 1].
+     */
+    uint32_t *by_class, *place; /* [rows]; place: of row first + i in by_class */
     uint32_t start[DD_MAX_CLASSES + 1];
     int *words;        /* [max_length + 1]: where each word of the text at hand begins; then its end */
     int32_t *sides[2]; /* [2 max_length] each: the new texts */
@@ -173,12 +174,15 @@ static void keep_ngram(struct maker *maker, const struct dd_stream *stream, int 
 
 static uint32_t draw_partner(const struct maker *maker, const struct dd_stream *stream, uint32_t row) {
     int32_t class = maker->packed->labels[row];
+    if (class < 0) {
+        return row;
+    }
     uint32_t others = maker->start[class + 1] - maker->start[class] - 1;
     if (others == 0 || uniform(stream, DRAW_SPLICE) >= maker->how->splice) {
         return row;
     }
     uint32_t drawn = maker->start[class] + (uint32_t)dd_random_below(stream, DRAW_PARTNER, others);
-    return maker->by_class[drawn + (drawn >= maker->place[row] ? 1 : 0)];
+    return maker->by_class[drawn + (drawn >= maker->place[row - maker->first] ? 1 : 0)];
 }
 
 /* --- rows ------------------------------------------------------------------------------------------------------- */
@@ -259,20 +263,25 @@ static enum dd_status read_vocabulary(struct maker *maker, struct dd_error *err)
     return DD_OK;
 }
 
-/* Counting sort by class; rows of a class in their order. */
+/* Counting sort of the labelled rows by class; rows of a class in their order. */
 static void sort_by_class(struct maker *maker) {
     uint32_t next[DD_MAX_CLASSES + 1] = {0};
-    const int32_t *labels = maker->packed->labels;
+    const int32_t *labels = maker->packed->labels + maker->first;
     for (uint32_t r = 0; r < maker->rows; r++) {
-        next[labels[r] + 1]++;
+        if (labels[r] >= 0) {
+            next[labels[r] + 1]++;
+        }
     }
     for (int c = 0; c < DD_MAX_CLASSES; c++) {
         next[c + 1] += next[c];
     }
     memcpy(maker->start, next, sizeof next);
     for (uint32_t r = 0; r < maker->rows; r++) {
+        if (labels[r] < 0) {
+            continue;
+        }
         uint32_t at = next[labels[r]]++;
-        maker->by_class[at] = r;
+        maker->by_class[at] = maker->first + r;
         maker->place[r] = at;
     }
 }
@@ -326,16 +335,16 @@ static void maker_release(struct maker *maker) {
     free(maker->sides[1]);
 }
 
-enum dd_status dd_packed_augment(struct dd_packed *packed, uint32_t rows, const struct dd_augment *how,
+enum dd_status dd_packed_augment(struct dd_packed *packed, uint32_t first, uint32_t rows, const struct dd_augment *how,
                                  const struct dd_cancel *cancel, struct dd_error *err) {
-    struct maker maker = {.packed = packed, .how = how, .rows = rows};
+    struct maker maker = {.packed = packed, .how = how, .first = first, .rows = rows};
     enum dd_status status = maker_init(&maker, err);
     for (int copy = 0; status == DD_OK && copy < how->copies; copy++) {
         for (uint32_t r = 0; status == DD_OK && r < rows; r++) {
             if (r % ROWS_BETWEEN_LOOKS == 0 && dd_cancel_requested(cancel) != DD_STOP_NONE) {
                 status = dd_fail(err, DD_STOPPED, "stopped", "stopped while augmenting");
             } else {
-                status = make_copy(&maker, r, copy, err);
+                status = make_copy(&maker, first + r, copy, err);
             }
         }
     }

@@ -156,7 +156,7 @@ struct plan {
     const struct dd_bert_config *base;     /* NULL: none */
     const struct dd_bert_config *teachers; /* [spec->n_teachers] */
     struct dd_bert_config student;
-    uint64_t train_rows, dev_rows, unlabelled_rows; /* train_rows: with the augmented copies */
+    uint64_t train_rows, dev_rows, unlabelled_rows; /* with the augmented copies */
     struct lengths train, dev, unlabelled;
     double largest_batch;
     uint64_t slab_floats, parameters; /* of the student */
@@ -288,12 +288,14 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
                                 struct plan *plan, struct dd_error *err) {
     bool distill = spec->task == DD_TASK_DISTILL, unlabelled = distill && spec->unlabelled == DD_FLAG_YES;
     int times = 1 + (distill ? spec->augment : 0);
+    int times_unlabelled = distill && spec->augment > 0 && spec->augment_unlabelled == DD_FLAG_YES ? times : 1;
+    uint64_t unlabelled_rows = dd_dataset_rows(dataset, DD_SPLIT_UNLABELLED) * (uint64_t)times_unlabelled;
     *plan = (struct plan){.spec = spec,
                           .base = base,
                           .teachers = teachers,
                           .train_rows = dd_dataset_rows(dataset, DD_SPLIT_TRAIN) * (uint64_t)times,
                           .dev_rows = dd_dataset_rows(dataset, DD_SPLIT_DEV),
-                          .unlabelled_rows = unlabelled ? dd_dataset_rows(dataset, DD_SPLIT_UNLABELLED) : 0};
+                          .unlabelled_rows = unlabelled ? unlabelled_rows : 0};
     dd_student_config(spec, dd_dataset_classes(dataset), base, DD_MAX(spec->vocab_size, 5), 0, &plan->student);
     sample_lengths(dataset, DD_SPLIT_TRAIN, spec->max_length, times, &plan->train);
     sample_lengths(dataset, DD_SPLIT_DEV, spec->max_length, 1, &plan->dev);
@@ -302,7 +304,7 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
         plan->train.total *= (double)(spec->folds - 1) / spec->folds;
     }
     if (unlabelled) {
-        sample_lengths(dataset, DD_SPLIT_UNLABELLED, spec->max_length, 1, &plan->unlabelled);
+        sample_lengths(dataset, DD_SPLIT_UNLABELLED, spec->max_length, times_unlabelled, &plan->unlabelled);
     }
     plan->largest_batch = largest_batch(&plan->train, &plan->unlabelled, spec->batch_size);
     plan_matching(plan);

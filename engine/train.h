@@ -123,10 +123,11 @@ struct dd_augment {
     double replace, mask, ngram, splice; /* probabilities */
     const struct dd_neighbours *near;    /* needed where replace > 0 */
 };
-/* Appends copies × rows rows, all copies 1 of rows 0 … rows - 1 first, without labels (-1); rows ≤ packed->rows.  Row
- * and copy alone decide what is made (and the rows of the same class, for splice).  Errors: DD_INVALID
- * "mask_token_missing", DD_TOO_LARGE, DD_STOPPED, DD_NO_MEMORY; then packed is as it was or must be released. */
-enum dd_status dd_packed_augment(struct dd_packed *packed, uint32_t rows, const struct dd_augment *how,
+/* Appends copies × rows rows, all copies 1 of rows first … first + rows - 1 first, without labels (-1); first + rows ≤
+ * packed->rows.  Row and copy alone decide what is made (and which of these rows are of the same class, for splice).
+ * Errors: DD_INVALID "mask_token_missing", DD_TOO_LARGE, DD_STOPPED, DD_NO_MEMORY; then packed is as it was or must be
+ * released. */
+enum dd_status dd_packed_augment(struct dd_packed *packed, uint32_t first, uint32_t rows, const struct dd_augment *how,
                                  const struct dd_cancel *cancel, struct dd_error *err) DD_MUST_CHECK;
 
 /* --- logits of the teacher (logits_cache.c) --------------------------------------------------------------------- */
@@ -279,7 +280,7 @@ struct dd_run {
     struct dd_bert *bert;
     struct dd_optimizer *optimizer;
     struct dd_packed train, dev;
-    uint32_t n_labelled, n_unlabelled, n_augmented; /* train's rows, in this order */
+    uint32_t n_labelled, n_unlabelled, n_augmented, n_augmented_unlabelled; /* train's rows, in this order */
     int n_classes;
     struct dd_matching matching;
     float *teacher_train, *teacher_dev; /* [rows, n_classes], data set's class order; NULL for finetune */

@@ -160,6 +160,9 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
                          run->n_augmented, spec->augment, spec->augment_replace, spec->augment_mask,
                          spec->augment_ngram, spec->augment_splice);
     }
+    if (run->n_augmented_unlabelled > 0) {
+        dd_buffer_printf(out, "| augmented unlabelled rows | %u |\n", run->n_augmented_unlabelled);
+    }
     if (spec->task == DD_TASK_DISTILL) {
         put_from_to(out, "T", spec->loss == DD_LOSS_MSE ? NAN : spec->temperature, spec->temperature_end);
         put_from_to(out, "alpha", spec->alpha, spec->alpha_end);

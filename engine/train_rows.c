@@ -2,8 +2,8 @@
  *
  *   dev     the dev split
  *   train   the train split's rows (but those of the fold that is held out), n_labelled of them; then those of the
- * unlabelled split; then the augmented copies of the train split's, copy by copy.  Only the first have labels: the
- * others teach what the teacher says alone.
+ * unlabelled split; then the augmented copies of the train split's, copy by copy; then those of the unlabelled.  Only
+ * the first have labels: the others teach what the teacher says alone.
  *
  * An epoch is one pass over all of train, in one permutation.  Threads: the run's; packing uses its team.
  */
@@ -57,11 +57,18 @@ static enum dd_status augment(struct dd_run *run, struct dd_error *err) {
                                    .splice = spec->augment_splice,
                                    .replace = spec->augment_replace,
                                    .near = &near};
-    enum dd_status status = dd_packed_augment(&run->train, run->n_labelled, &how, run->input->cancel, err);
+    const struct dd_cancel *cancel = run->input->cancel;
+    uint32_t copied[2] = {run->n_labelled, spec->augment_unlabelled == DD_FLAG_YES ? run->n_unlabelled : 0};
+    enum dd_status status = dd_packed_augment(&run->train, 0, copied[0], &how, cancel, err);
+    if (status == DD_OK && copied[1] > 0) {
+        status = dd_packed_augment(&run->train, run->n_labelled, copied[1], &how, cancel, err);
+    }
     dd_neighbours_release(&near);
     if (status == DD_OK) {
+        run->n_augmented = copied[0] * (uint32_t)spec->augment;
+        run->n_augmented_unlabelled = copied[1] * (uint32_t)spec->augment;
         dd_run_log(run, DD_LOG_INFO, "made %d %s of each of %u rows, to be labelled by the teacher", spec->augment,
-                   spec->augment == 1 ? "copy" : "copies", run->n_labelled);
+                   spec->augment == 1 ? "copy" : "copies", copied[0] + copied[1]);
     }
     return status;
 }
@@ -136,7 +143,6 @@ enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
     run->n_unlabelled = run->train.rows - run->n_labelled;
     if (distill && run->spec->augment > 0) {
         status = augment(run, err);
-        run->n_augmented = run->train.rows - run->n_labelled - run->n_unlabelled;
     }
     int64_t rows = run->train.rows, batch = run->spec->batch_size;
     run->steps_per_epoch = (rows + batch - 1) / batch;

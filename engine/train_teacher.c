@@ -225,10 +225,13 @@ static enum dd_status answer_all(const struct panel *panel, const struct dd_pack
 
 static enum dd_status answer_everything(const struct panel *panel, struct dd_error *err) {
     struct dd_run *run = panel->run;
+    uint32_t own = run->n_labelled + run->n_unlabelled;
     const struct question dev[] = {{"dev", 0, run->dev.rows, false}};
-    const struct question train[] = {{"train", 0, run->n_labelled, true},
-                                     {"unlabelled", run->n_labelled, run->n_unlabelled, false},
-                                     {"augmented", run->n_labelled + run->n_unlabelled, run->n_augmented, true}};
+    const struct question train[] = {
+        {"train", 0, run->n_labelled, true},
+        {"unlabelled", run->n_labelled, run->n_unlabelled, false},
+        {"augmented", own, run->n_augmented, true},
+        {"augmented unlabelled", own + run->n_augmented, run->n_augmented_unlabelled, false}};
     double share = (double)run->dev.n_tokens / (double)(run->dev.n_tokens + run->train.n_tokens);
     enum dd_status status = answer_all(panel, &run->dev, dev, DD_ARRAY_LEN(dev), 0.0, share, &run->teacher_dev, err);
     if (status == DD_OK) {

@@ -394,7 +394,17 @@ const struct dd_spec_field dd_spec_fields[] = {
      .fallback = NAN,
      .neutral = "0",
      .help = "Altered copies of each training row, labelled by the teacher (KL term only). Tang et al. (2019) use 20. "
-             "Default, where the student starts from the teacher: 2 beside unlabelled rows, 4 for one layer; else 0."},
+             "Default, where the student starts from the teacher: 4 for one layer, 8 with unlabelled rows, 2 for more "
+             "layers with unlabelled rows; else 0."},
+    {.name = "augment_unlabelled",
+     .kind = DD_KIND_BOOL,
+     .when = DD_WHEN_DISTILL,
+     .needs = DD_NEEDS_AUGMENT,
+     AT(augment_unlabelled),
+     .fallback = NAN,
+     .neutral = "false",
+     .help = "Copies of the unlabelled rows too, as many of each. Default: true for a student of one layer that starts "
+             "from the teacher and reads them."},
     {.name = "augment_replace",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_DISTILL,
@@ -488,7 +498,8 @@ const struct dd_spec_field dd_spec_fields[] = {
      .max = 10000,
      .fallback = NAN,
      .help = "Passes over the training split. Default: 20 for a student whose weights are already trained, 8 if it "
-             "reads copies or unlabelled rows too, 60 from random weights as in the note, 10 for finetune."},
+             "reads copies or unlabelled rows too, 4 if eight copies of each, 60 from random weights as in the note, "
+             "10 for finetune."},
     {.name = "batch_size",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,

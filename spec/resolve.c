@@ -193,27 +193,32 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
 
 /* Copies, [CLS] states and epochs (docs/quality.md).  A student of one layer hears too little of its teacher on the
  * labelled rows alone: copies that the teacher labels and its states are worth more than further passes over the same
- * texts.  So they are beside unlabelled rows, which need fewer copies.  Alpha 0 is a student that does not listen. */
+ * texts, and most with unlabelled rows and many copies of these too, each seen a few times.  Alpha 0 is a student that
+ * does not listen. */
 static void settle_signal(struct dd_spec *spec) {
     bool distill = spec->task == DD_TASK_DISTILL, trained = spec->init != DD_INIT_RANDOM;
     bool unlabelled = distill && spec->unlabelled == DD_FLAG_YES;
     bool listens = distill && spec->init == DD_INIT_TEACHER && (spec->alpha > 0 || spec->alpha_end > 0);
-    bool more = listens && (unlabelled || spec->layers == 1);
+    bool more = listens && (unlabelled || spec->layers == 1), most = more && unlabelled && spec->layers == 1;
+    bool given = spec->augment != DD_UNSET;
     bool one = spec->n_teachers == 0 || spec->teacher_mean != DD_MEAN_OUT_OF_FOLD; /* whose states are matched */
     if (distill) {
         settle_number(&spec->cls_weight, more && one ? 1 : 0);
-        bool given = spec->augment != DD_UNSET;
-        settle_int(&spec->augment, !more ? 0 : unlabelled ? 2 : 4);
+        settle_int(&spec->augment, !more ? 0 : most ? 8 : unlabelled ? 2 : 4);
         if (spec->augment > 0)
             settle_number(&spec->augment_replace, given ? 0 : 0.3);
+        if (spec->augment > 0 && spec->augment_unlabelled == DD_FLAG_UNSET)
+            spec->augment_unlabelled = most ? DD_FLAG_YES : DD_FLAG_NO;
         settle_fixed(spec); /* which of its fields apply is known now */
     }
     bool longer = unlabelled || (distill && spec->augment > 0); /* an epoch reads more than the labelled rows */
-    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : longer ? 8 : 20);
+    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : most && !given ? 4 : longer ? 8 : 20);
 }
 
 /* What copies are like was said, but not that there are any, and by default there are none. */
 static void check_copies(const struct dd_spec *given, const struct dd_spec *spec, struct dd_faults *faults) {
+    if (spec->augment_unlabelled == DD_FLAG_YES && spec->unlabelled != DD_FLAG_YES)
+        dd_faults_add(faults, "/augment_unlabelled", "needs unlabelled to be true");
     for (size_t i = 0; i < dd_spec_fields_count; i++) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
         if (field->needs == DD_NEEDS_AUGMENT && given->augment == DD_UNSET && spec->augment == 0 &&

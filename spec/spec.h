@@ -78,6 +78,7 @@ struct dd_spec {
     double alpha;                                                        /* share of the KL term */
     enum dd_flag unlabelled;                                             /* train on that split too */
     int augment;                                                         /* copies of each training row; 0: none */
+    enum dd_flag augment_unlabelled;                                     /* and of each unlabelled row */
     double augment_mask, augment_ngram, augment_splice, augment_replace; /* probabilities; unset without copies */
     double hidden_weight, cls_weight;                                    /* of the matching of inner states; 0: off */
     double attention_weight, relation_weight; /* of the matching of how tokens relate; 0: off */

@@ -94,7 +94,7 @@ def replaced(words, draws, spec, neighbours):
 def copy_of(row, copy, rows, labels, spec, tokenizer, max_length, neighbours):
     draws = Draws(spec.seed, row, copy * 2)
     words = words_of(rows[row][1:-1], tokenizer)
-    others = [r for r, label in enumerate(labels) if label == labels[row] and r != row]
+    others = [r for r, label in enumerate(labels) if label == labels[row] and label >= 0 and r != row]
     if others and draws.uniform(SPLICE) < spec.augment_splice:
         tail = words_of(rows[others[draws.below(PARTNER, len(others))]][1:-1], tokenizer)
         head = words[: (len(words) + 1) // 2]
@@ -113,11 +113,12 @@ def copy_of(row, copy, rows, labels, spec, tokenizer, max_length, neighbours):
     return [rows[row][0], *sum(masked, []), rows[row][-1]]
 
 
-def copies(rows, labels, spec, tokenizer, max_length, embeddings):
-    """All copies 1, then all copies 2 …, of single texts; embeddings: the teacher's word embeddings."""
+def copies(rows, labels, chosen, spec, tokenizer, max_length, embeddings):
+    """All copies 1, then all copies 2 …, of the chosen of the rows, single texts whose label is -1 where they have none;
+    embeddings: the teacher's word embeddings."""
     neighbours = Neighbours(embeddings, tokenizer)
     return [
         copy_of(row, copy, rows, labels, spec, tokenizer, max_length, neighbours)
         for copy in range(spec.augment)
-        for row in range(len(rows))
+        for row in chosen
     ]

@@ -312,6 +312,7 @@ class Spec(ctypes.Structure):
         ("alpha", ctypes.c_double),
         ("unlabelled", ctypes.c_int),
         ("augment", ctypes.c_int),
+        ("augment_unlabelled", ctypes.c_int),
         ("augment_mask", ctypes.c_double),
         ("augment_ngram", ctypes.c_double),
         ("augment_splice", ctypes.c_double),

@@ -201,12 +201,17 @@ class Reference:
         assert not unexpected and all("position_ids" in name for name in missing)
         self.rows = [self.ids(text) for text, _ in data.train]
         labels = [data.classes.index(label) for _, label in data.train]
-        more = [self.ids(text) for text in data.unlabelled] if spec.unlabelled == le.FLAG_YES else []
+        if spec.unlabelled == le.FLAG_YES:
+            self.rows += [self.ids(text) for text in data.unlabelled]
+        n, own = len(labels), len(self.rows)
+        labels += [-1] * (own - n)
         if spec.augment > 0:
             embeddings = teacher.get_input_embeddings().weight
-            more += augment.copies(self.rows, labels, spec, data.tokenizer, MAX_LENGTH, embeddings)
-        self.rows += more
-        self.labels = torch.tensor(labels + [-1] * len(more))
+            for chosen in range(n), range(n, own if spec.augment_unlabelled == le.FLAG_YES else n):
+                self.rows += augment.copies(
+                    self.rows[:own], labels, chosen, spec, data.tokenizer, MAX_LENGTH, embeddings
+                )
+        self.labels = torch.tensor(labels + [-1] * (len(self.rows) - own))
         self.optimizer, self.scheduler = self.make_optimizer()
 
     def make_optimizer(self):
@@ -367,9 +372,20 @@ def test_distillation_follows_pytorch(data, teacher, optimizer, tmp_path):
         ({"unlabelled": le.FLAG_YES}, 54),
         ({"augment": 1, "augment_mask": 0.3, "augment_ngram": 0.5, "augment_splice": 0.5}, 84),
         ({"unlabelled": le.FLAG_YES, "augment": 1, "augment_mask": 0.1, "augment_ngram": 0.25}, 94),
+        (
+            {
+                "unlabelled": le.FLAG_YES,
+                "augment": 1,
+                "augment_unlabelled": le.FLAG_YES,
+                "augment_replace": 0.3,
+                "augment_mask": 0.1,
+                "augment_splice": 0.5,
+            },
+            106,
+        ),
         ({"augment": 1, "augment_replace": 0.4, "augment_mask": 0.1, "augment_ngram": 0.25}, 84),
     ],
-    ids=["unlabelled", "augmented", "both", "replaced"],
+    ids=["unlabelled", "augmented", "both", "copies of all", "replaced"],
 )
 def test_more_rows_follow_pytorch(data, teacher, fields, steps, tmp_path):
     """Unlabelled rows and augmented copies have the KL term only; augment.py makes the copies again, on its own."""

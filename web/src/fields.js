@@ -31,7 +31,7 @@ export const GROUPS = [
       'classifier_dropout',
     ],
   ],
-  ['data', ['max_length', 'unlabelled'], ['augment', 'augment_replace', 'augment_mask', 'augment_ngram', 'augment_splice']],
+  ['data', ['max_length', 'unlabelled'], ['augment', 'augment_unlabelled', 'augment_replace', 'augment_mask', 'augment_ngram', 'augment_splice']],
   [
     'training',
     ['optimizer.type', 'optimizer.lr', 'epochs', 'batch_size', 'seed'],

@@ -53,7 +53,7 @@ static struct dd_packed augmented(const struct example *examples, uint32_t n, st
     struct dd_error err;
     how.tokenizer = tokenizer;
     how.max_length = MAX_LENGTH;
-    must(dd_packed_augment(&packed, n, &how, NULL, &err), &err);
+    must(dd_packed_augment(&packed, 0, n, &how, NULL, &err), &err);
     assert_int_equal(packed.rows, n * (uint32_t)(how.copies + 1));
     assert_int_equal(packed.offsets[packed.rows], packed.n_tokens);
     for (uint32_t r = n; r < packed.rows; r++) {
@@ -88,6 +88,50 @@ static void test_off_is_a_copy(void **state) {
     struct dd_packed packed = augmented(singles, SINGLES, (struct dd_augment){.seed = 1, .copies = 2});
     for (uint32_t r = 0; r < 2 * SINGLES; r++) {
         assert_true(same_row(&packed, SINGLES + r, &packed, r % SINGLES));
+    }
+    dd_packed_release(&packed);
+}
+
+/* Rows in the midst of others, without labels: the copies that they have as a part of all, and no splice. */
+static void test_rows_without_labels(void **state) {
+    (void)state;
+    const uint32_t first = 2, rows = 3;
+    struct dd_augment how = {.seed = 1, .copies = 2, .mask = 0.2, .splice = 1};
+    how.tokenizer = tokenizer;
+    how.max_length = MAX_LENGTH;
+    struct dd_packed some = pack(singles, SINGLES);
+    struct dd_error err;
+    for (uint32_t r = first; r < first + rows; r++) {
+        some.labels[r] = -1;
+    }
+    must(dd_packed_augment(&some, first, rows, &how, NULL, &err), &err);
+    assert_int_equal(some.rows, SINGLES + 2 * rows);
+    how.splice = 0;
+    struct dd_packed all = augmented(singles, SINGLES, how);
+    for (uint32_t r = 0; r < 2 * rows; r++) {
+        assert_true(same_row(&some, SINGLES + r, &all, SINGLES * (1 + r / rows) + first + r % rows));
+    }
+    dd_packed_release(&some);
+    dd_packed_release(&all);
+}
+
+/* Labelled rows behind others: a splice takes its half from one of these rows. */
+static void test_splice_within_a_part(void **state) {
+    (void)state;
+    struct dd_augment how = {.seed = 1, .copies = 4, .splice = 1};
+    how.tokenizer = tokenizer;
+    how.max_length = MAX_LENGTH;
+    struct dd_packed packed = pack(singles, SINGLES);
+    struct dd_error err;
+    must(dd_packed_augment(&packed, 2, 2, &how, NULL, &err), &err); /* rows 2 and 3, of one class as row 0 is */
+    assert_int_equal(packed.rows, SINGLES + 8);
+    for (uint32_t r = 0; r < 8; r++) {
+        int n = 0, m = 0, k = 0;
+        const int32_t *copy = row_ids(&packed, SINGLES + r, &n), *other = row_ids(&packed, 2 + (r + 1) % 2, &m),
+                      *own = row_ids(&packed, 2 + r % 2, &k);
+        assert_true(m > 0 && k > 1);
+        assert_int_equal(copy[1], own[1]);
+        assert_int_equal(copy[n - 2], other[m - 2]);
     }
     dd_packed_release(&packed);
 }
@@ -269,15 +313,15 @@ static void test_what_cannot_be_done_is_refused(void **state) {
     struct dd_augment how = {.tokenizer = bare, .max_length = MAX_LENGTH, .copies = 1, .mask = 0.1};
     static const struct example row[] = {{"w1", NULL, 0}};
     struct dd_packed packed = pack(row, 1);
-    assert_int_equal(dd_packed_augment(&packed, 1, &how, NULL, &err), DD_INVALID);
+    assert_int_equal(dd_packed_augment(&packed, 0, 1, &how, NULL, &err), DD_INVALID);
     assert_string_equal(err.code, "mask_token_missing");
     how.mask = 0;
     how.ngram = 1;
-    must(dd_packed_augment(&packed, 1, &how, NULL, &err), &err);
+    must(dd_packed_augment(&packed, 0, 1, &how, NULL, &err), &err);
     struct dd_cancel cancel = {DD_STOP_CANCEL};
-    assert_int_equal(dd_packed_augment(&packed, 1, &how, &cancel, &err), DD_STOPPED);
+    assert_int_equal(dd_packed_augment(&packed, 0, 1, &how, &cancel, &err), DD_STOPPED);
     packed.rows = UINT32_MAX - 1;
-    assert_int_equal(dd_packed_augment(&packed, 1, &how, NULL, &err), DD_TOO_LARGE);
+    assert_int_equal(dd_packed_augment(&packed, 0, 1, &how, NULL, &err), DD_TOO_LARGE);
     assert_string_equal(err.code, "dataset_too_large");
     dd_packed_release(&packed);
     dd_tokenizer_free(bare);
@@ -307,11 +351,18 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_off_is_a_copy),    cmocka_unit_test(test_mask),
-        cmocka_unit_test(test_mask_everything),  cmocka_unit_test(test_ngram),
-        cmocka_unit_test(test_splice),           cmocka_unit_test(test_long_splices_are_cut),
-        cmocka_unit_test(test_pairs_take_turns), cmocka_unit_test(test_row_and_copy_decide),
-        cmocka_unit_test(test_ids_are_pinned),   cmocka_unit_test(test_what_cannot_be_done_is_refused),
+        cmocka_unit_test(test_off_is_a_copy),
+        cmocka_unit_test(test_rows_without_labels),
+        cmocka_unit_test(test_splice_within_a_part),
+        cmocka_unit_test(test_mask),
+        cmocka_unit_test(test_mask_everything),
+        cmocka_unit_test(test_ngram),
+        cmocka_unit_test(test_splice),
+        cmocka_unit_test(test_long_splices_are_cut),
+        cmocka_unit_test(test_pairs_take_turns),
+        cmocka_unit_test(test_row_and_copy_decide),
+        cmocka_unit_test(test_ids_are_pinned),
+        cmocka_unit_test(test_what_cannot_be_done_is_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -219,6 +219,7 @@ static enum dd_status listen_to(struct dd_model *const *models, int n, const str
     spec.teacher_mean = mean;
     spec.unlabelled = more ? DD_FLAG_YES : DD_FLAG_NO;
     spec.augment = more ? COPIES : 0;
+    spec.augment_unlabelled = more ? DD_FLAG_YES : DD_FLAG_NO;
     spec.augment_mask = 0.3;
     spec.augment_ngram = 0.2;
     for (int i = 1; i < n; i++) {
@@ -261,17 +262,18 @@ static void test_every_row_is_told_by_the_teacher_that_has_not_seen_it(void **st
         must(listen_to(&hand_teacher[k], 1, data, DD_MEAN_PROBABILITIES, true, &hand[k], &err), &err);
     }
     uint8_t *fold = folds_of(data, FOLDS);
-    assert_int_equal(out.rows, out.labelled * (1 + COPIES) + out.unlabelled);
+    uint32_t own = out.labelled + out.unlabelled, of_train = out.labelled * COPIES;
+    assert_int_equal(out.rows, own * (1 + COPIES));
     assert_true(out.unlabelled > 0);
     int told[FOLDS] = {0};
     double apart = 0;
     for (uint32_t r = 0; r < out.rows; r++) {
         size_t at = (size_t)r * FIXTURE_CLASSES;
-        if (r >= out.labelled && r < out.labelled + out.unlabelled) {
+        if ((r >= out.labelled && r < own) || r >= own + of_train) {
             same_rows(out.train + at, mean.train + at, 1);
             continue;
         }
-        uint32_t source = r < out.labelled ? r : (r - out.labelled - out.unlabelled) % out.labelled;
+        uint32_t source = r < out.labelled ? r : (r - own) % out.labelled;
         same_rows(out.train + at, hand[fold[source]].train + at, 1);
         apart = DD_MAX(apart, fabs((double)out.train[at] - (double)hand[(fold[source] + 1) % FOLDS].train[at]));
         told[fold[source]]++;

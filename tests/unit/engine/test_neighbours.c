@@ -141,7 +141,7 @@ static void test_copies(void **state) {
     must(dd_packed_pick(&source, all, ROWS, &packed, &err), &err);
     const struct dd_augment how = {
         .tokenizer = tokenizer, .max_length = LENGTH, .seed = 4, .copies = COPIES, .replace = 0.3, .near = &near};
-    must(dd_packed_augment(&packed, ROWS, &how, NULL, &err), &err);
+    must(dd_packed_augment(&packed, 0, ROWS, &how, NULL, &err), &err);
     int replaced = 0, distinct[DD_NEIGHBOURS] = {0};
     for (uint32_t r = ROWS; r < packed.rows; r++) {
         const int32_t *copy = packed.ids + packed.offsets[r], *original = ids + r % ROWS * 5;

@@ -90,6 +90,7 @@ static const struct {
     {"{" D "\"augment\":65}", "/augment", "must be between 0 and 64, got 65"},
     {"{" D "\"augment_mask\":0.1}", "/augment_mask", "applies only when augment is at least 1"},
     {"{" D "\"layers\":1,\"alpha\":0,\"augment_ngram\":0}", "/augment_ngram", "and by default it is 0 here"},
+    {"{" D "\"augment\":2,\"augment_unlabelled\":true}", "/augment_unlabelled", "needs unlabelled to be true"},
     {"{" D "\"augment\":2,\"augment_splice\":1.5}", "/augment_splice", "must be between 0 and 1, got 1.5"},
     {"{" F "\"augment_ngram\":0.1}", "/augment_ngram", "applies only when task is \"distill\""},
     {"{" D "\"teachers\":\"a\"}", "/teachers", "must be an array of names, got a string"},
@@ -239,7 +240,9 @@ static void test_defaults_of_signal(void **state) {
                  {"\"augment\":1", 1, 8, 0, 0},
                  {"\"layers\":1", 4, 8, 0.3, 1},
                  {"\"layers\":2", 0, 20, NAN, 0},
-                 {"\"layers\":1,\"unlabelled\":true", 2, 8, 0.3, 1},
+                 {"\"layers\":1,\"unlabelled\":true", 8, 4, 0.3, 1},
+                 {"\"layers\":1,\"unlabelled\":true,\"augment\":2", 2, 8, 0, 1},
+                 {"\"layers\":1,\"unlabelled\":true,\"augment\":0", 0, 8, NAN, 1},
                  {"\"layers\":1,\"augment_replace\":0.5", 4, 8, 0.5, 1},
                  {"\"unlabelled\":true,\"augment_ngram\":0", 2, 8, 0.3, 1},
                  {"\"layers\":1,\"augment\":0", 0, 20, NAN, 1},
@@ -261,6 +264,8 @@ static void test_defaults_of_signal(void **state) {
         assert_int_equal(spec.epochs, cases[i].epochs);
         assert_true(isnan(cases[i].replace) ? isnan(spec.augment_replace) : spec.augment_replace == cases[i].replace);
         assert_true(spec.augment == 0 || spec.augment_mask == 0.1);
+        bool all = spec.augment > 0 && spec.layers == 1 && spec.unlabelled == DD_FLAG_YES;
+        assert_int_equal(spec.augment_unlabelled, all ? DD_FLAG_YES : spec.augment > 0 ? DD_FLAG_NO : DD_FLAG_UNSET);
         assert_true(spec.cls_weight == cases[i].cls);
     }
     dd_faults_release(&faults);

@@ -43,6 +43,7 @@ export default {
   alpha: 'Share of KL (α)',
   unlabelled: 'Unlabelled rows',
   augment: 'Augmented copies',
+  augment_unlabelled: 'Copies of unlabelled rows too',
   augment_replace: 'Words replaced by near ones',
   augment_mask: 'Masked words',
   augment_ngram: 'N-gram samples',
