@@ -63,6 +63,28 @@ test('one layer of the teacher\'s has copies and its [CLS] states by default', {
   assert.match(items.map((row) => row.message).join('\n'), /asked the teacher about 600 augmented rows/);
 });
 
+test('with unlabelled rows it has eight copies of each of these too', { skip }, async () => {
+  const { epochs, ...spec } = student;
+  const { id } = await daemon.post('/experiments', { ...spec, unlabelled: true, augment_ngram: 0.5 });
+  const done = await daemon.waitState(id, 'finished');
+  assert.deepEqual([done.spec.augment, done.spec.augment_unlabelled, done.spec.augment_replace, done.spec.augment_ngram], [8, true, 0.3, 0.5]);
+  assert.equal(done.progress.steps, 4 * Math.ceil((9 * (150 + 90)) / 16));
+  const log = (await daemon.get(`/experiments/${id}/log?limit=500`)).items.map((row) => row.message).join('\n');
+  assert.match(log, /made 8 copies of each of 240 rows/);
+  assert.match(log, /asked the teacher about 1200 augmented rows/);
+  assert.match(log, /asked the teacher about 720 augmented unlabelled rows/);
+  const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
+  assert.match(card, /\| augmented rows \| 1200: 8 of each; [^|]*\|\n\| augmented unlabelled rows \| 720 \|/);
+  // Other numbers of copies share what was asked about the rows themselves; copies of the labelled rows alone are no new ones.
+  const fewer = await daemon.post('/experiments', { ...spec, unlabelled: true, augment: 8, augment_replace: 0.3, augment_ngram: 0.5, augment_unlabelled: false, epochs });
+  assert.equal((await daemon.waitState(fewer.id, 'finished')).progress.steps, epochs * Math.ceil((9 * 150 + 90) / 16));
+  const second = (await daemon.get(`/experiments/${fewer.id}/log?limit=500`)).items.map((row) => row.message).join('\n');
+  assert.doesNotMatch(second, /asked the teacher/);
+  const refused = await daemon.call('POST', '/experiments', { ...spec, augment: 1, augment_unlabelled: true });
+  assert.equal(refused.status, 422, refused.text);
+  assert.match(refused.text, /needs unlabelled to be true/);
+});
+
 test('several teachers: the student learns from their mean, and none can be deleted meanwhile', { skip }, async () => {
   const second = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'both', vocabulary: 'teacher', vocab_size: undefined, seed: 2, save_as: 'second' });
   await daemon.waitState(second.id, 'finished');
