@@ -377,8 +377,9 @@ const struct dd_spec_field dd_spec_fields[] = {
      .when = DD_WHEN_DISTILL,
      AT(alpha),
      .max = 1,
-     .fallback = 0.2,
-     .help = "Share of the KL term; 1 - alpha is that of the cross entropy with the labels."},
+     .fallback = NAN,
+     .help = "Share of the KL term; 1 - alpha is that of the cross entropy with the labels. Default: 0.2; 0.95 where "
+             "eight copies of each row are the default."},
     {.name = "unlabelled",
      .kind = DD_KIND_BOOL,
      .when = DD_WHEN_DISTILL,

@@ -193,18 +193,20 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
 
 /* Copies, [CLS] states and epochs (docs/quality.md).  A student of one layer hears too little of its teacher on the
  * labelled rows alone: copies that the teacher labels and its states are worth more than further passes over the same
- * texts, and most with unlabelled rows and many copies of these too, each seen a few times.  Alpha 0 is a student that
- * does not listen. */
+ * texts, and most with unlabelled rows and eight copies of each row, seen a few times; then the labels weigh less,
+ * which a batch of so many copies has few of.  Alpha 0 is a student that does not listen. */
 static void settle_signal(struct dd_spec *spec) {
     bool distill = spec->task == DD_TASK_DISTILL, trained = spec->init != DD_INIT_RANDOM;
     bool unlabelled = distill && spec->unlabelled == DD_FLAG_YES;
-    bool listens = distill && spec->init == DD_INIT_TEACHER && (spec->alpha > 0 || spec->alpha_end > 0);
+    bool silent = spec->alpha == 0 && !(spec->alpha_end > 0);
+    bool listens = distill && spec->init == DD_INIT_TEACHER && !silent;
     bool more = listens && (unlabelled || spec->layers == 1), most = more && unlabelled && spec->layers == 1;
-    bool given = spec->augment != DD_UNSET;
+    bool given = spec->augment != DD_UNSET, eight = most && !given;
     bool one = spec->n_teachers == 0 || spec->teacher_mean != DD_MEAN_OUT_OF_FOLD; /* whose states are matched */
     if (distill) {
         settle_number(&spec->cls_weight, more && one ? 1 : 0);
-        settle_int(&spec->augment, !more ? 0 : most ? 8 : unlabelled ? 2 : 4);
+        settle_int(&spec->augment, !more ? 0 : eight ? 8 : unlabelled ? 2 : 4);
+        settle_number(&spec->alpha, eight ? 0.95 : 0.2);
         if (spec->augment > 0)
             settle_number(&spec->augment_replace, given ? 0 : 0.3);
         if (spec->augment > 0 && spec->augment_unlabelled == DD_FLAG_UNSET)
@@ -212,7 +214,7 @@ static void settle_signal(struct dd_spec *spec) {
         settle_fixed(spec); /* which of its fields apply is known now */
     }
     bool longer = unlabelled || (distill && spec->augment > 0); /* an epoch reads more than the labelled rows */
-    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : most && !given ? 4 : longer ? 8 : 20);
+    settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : eight ? 4 : longer ? 8 : 20);
 }
 
 /* What copies are like was said, but not that there are any, and by default there are none. */
@@ -236,10 +238,10 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     const struct dd_spec given = *spec;
     settle_fixed(spec); /* twice: which optimizer fields apply is known once its type is settled */
     settle_fixed(spec);
-    settle_schedules(spec);
     settle_shape(spec, base_model);
     settle_init(spec, base_model);
     settle_signal(spec);
+    settle_schedules(spec);
     settle_optimizer(spec);
     settle_relation_heads(spec, base_model);
 

@@ -67,7 +67,7 @@ test('with unlabelled rows it has eight copies of each of these too', { skip }, 
   const { epochs, ...spec } = student;
   const { id } = await daemon.post('/experiments', { ...spec, unlabelled: true, augment_ngram: 0.5 });
   const done = await daemon.waitState(id, 'finished');
-  assert.deepEqual([done.spec.augment, done.spec.augment_unlabelled, done.spec.augment_replace, done.spec.augment_ngram], [8, true, 0.3, 0.5]);
+  assert.deepEqual([done.spec.augment, done.spec.augment_unlabelled, done.spec.augment_replace, done.spec.augment_ngram, done.spec.alpha], [8, true, 0.3, 0.5, 0.95]);
   assert.equal(done.progress.steps, 4 * Math.ceil((9 * (150 + 90)) / 16));
   const log = (await daemon.get(`/experiments/${id}/log?limit=500`)).items.map((row) => row.message).join('\n');
   assert.match(log, /made 8 copies of each of 240 rows/);

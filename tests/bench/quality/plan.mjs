@@ -60,20 +60,21 @@ export const tasks = [
 // epochs: those of the arms before the default, which has its own.
 export function arms(task, epochs) {
   const note = { init: 'random', T: 4, alpha: 0.2, epochs };
+  const scratched = task.needsEncoder ? [] : [1]; // short: SGD and collapse where the teacher is from scratch
   const alone = { ...note, init: 'teacher', augment: 0, cls_weight: 0 }; // the labelled rows and nothing else
   const all = [
     { name: 'student alone', spec: { ...note, alpha: 0 } },
     { name: 'the note, AdamW', spec: { ...note, heads: task.noteHeads } },
-    { name: 'the note, SGD 0.05', spec: { ...note, heads: task.noteHeads, optimizer: noteSgd }, brief: [1] },
+    { name: 'the note, SGD 0.05', spec: { ...note, heads: task.noteHeads, optimizer: noteSgd }, brief: scratched },
     { name: '+ the teacher\'s heads', spec: note },
     { name: '+ init teacher', spec: alone },
     { name: '+ init teacher, [CLS] states', spec: { ...alone, cls_weight: 1 } },
     { name: '+ init teacher, 2 copies', spec: { ...alone, augment: 2, augment_replace: 0.3, epochs: Math.ceil(epochs / 2) } },
     { name: 'default', spec: {}, brief: task.needsEncoder ? [1, 3] : [1], promised: true },
-    { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: [1], promised: true },
+    { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: scratched, promised: true },
     { name: 'default, alpha 0.8', spec: { alpha: 0.8 } },
     { name: 'preset strong', spec: { preset: 'strong' }, layers: [3] },
-    { name: 'default, unlabelled rows', spec: { unlabelled: true }, brief: [1], promised: true, layers: [1] },
+    { name: 'default, unlabelled rows', spec: { unlabelled: true }, brief: task.needsEncoder ? [1] : [], promised: true, layers: [1] },
   ];
   return task.once ? all.filter((arm) => task.once.includes(arm.name)) : all;
 }

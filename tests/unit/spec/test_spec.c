@@ -267,7 +267,12 @@ static void test_defaults_of_signal(void **state) {
         bool all = spec.augment > 0 && spec.layers == 1 && spec.unlabelled == DD_FLAG_YES;
         assert_int_equal(spec.augment_unlabelled, all ? DD_FLAG_YES : spec.augment > 0 ? DD_FLAG_NO : DD_FLAG_UNSET);
         assert_true(spec.cls_weight == cases[i].cls);
+        bool eight = spec.augment == 8;
+        assert_true(strstr(body, "alpha") != NULL || spec.alpha == (eight ? 0.95 : 0.2));
     }
+    struct dd_spec spec; /* what is given stays */
+    assert_int_equal(settle("{" D "\"layers\":1,\"unlabelled\":true,\"alpha\":0.3}", &spec, &faults), DD_OK);
+    assert_true(spec.augment == 8 && spec.alpha == 0.3);
     dd_faults_release(&faults);
 }
 
