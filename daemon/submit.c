@@ -530,10 +530,13 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
     if (cJSON_GetObjectItemCaseSensitive(changes, "layers") != NULL ||
         cJSON_GetObjectItemCaseSensitive(changes, "init") != NULL)
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "layer_map");
-    static const char *const rates[] = {"augment_mask", "augment_ngram", "augment_splice", "augment_replace"};
+    static const char *const rates[] = {"augment_mask", "augment_ngram", "augment_splice", "augment_replace",
+                                        "augment_unlabelled"};
     const cJSON *augment = cJSON_GetObjectItemCaseSensitive(changes, "augment");
     for (size_t i = 0; augment != NULL && !(augment->valuedouble > 0) && i < DD_ARRAY_LEN(rates); i++)
         cJSON_DeleteItemFromObjectCaseSensitive(spec, rates[i]);
+    if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(changes, "unlabelled")))
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, "augment_unlabelled");
     const cJSON *teachers = cJSON_GetObjectItemCaseSensitive(changes, "teachers");
     if (teachers != NULL && cJSON_GetArraySize(teachers) == 0)
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "teacher_mean");

@@ -47,8 +47,7 @@ struct maker {
     uint32_t first, rows; /* whose copies are made */
     int32_t mask_id;
     bool *goes_on; /* [vocabulary]: a "##" piece */
-    /* Those of them that have a label, by class: of class c they are by_class[start[c]] … by_class[start[c + 1] - 1].
-     */
+    /* Those with a label by class: of class c by_class[start[c]] … by_class[start[c + 1] - 1]. */
     uint32_t *by_class, *place; /* [rows]; place: of row first + i in by_class */
     uint32_t start[DD_MAX_CLASSES + 1];
     int *words;        /* [max_length + 1]: where each word of the text at hand begins; then its end */

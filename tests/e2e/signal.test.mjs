@@ -75,7 +75,13 @@ test('with unlabelled rows it has eight copies of each of these too', { skip }, 
   assert.match(log, /asked the teacher about 720 augmented unlabelled rows/);
   const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
   assert.match(card, /\| augmented rows \| 1200: 8 of each; [^|]*\|\n\| augmented unlabelled rows \| 720 \|/);
-  // Other numbers of copies share what was asked about the rows themselves; copies of the labelled rows alone are no new ones.
+  // A clone without unlabelled rows, or without copies, has no copies of them.
+  for (const changes of [{ unlabelled: false, epochs: 1 }, { augment: 0, epochs: 1 }]) {
+    const clone = await daemon.post(`/experiments/${id}/clone`, changes);
+    assert.ok(!clone.spec.augment_unlabelled, JSON.stringify(clone.spec));
+    await daemon.waitState(clone.id, 'finished');
+  }
+  // The same copies of the labelled rows alone: the teacher was asked before.
   const fewer = await daemon.post('/experiments', { ...spec, unlabelled: true, augment: 8, augment_replace: 0.3, augment_ngram: 0.5, augment_unlabelled: false, epochs });
   assert.equal((await daemon.waitState(fewer.id, 'finished')).progress.steps, epochs * Math.ceil((9 * 150 + 90) / 16));
   const second = (await daemon.get(`/experiments/${fewer.id}/log?limit=500`)).items.map((row) => row.message).join('\n');
