@@ -535,6 +535,12 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
     const cJSON *augment = cJSON_GetObjectItemCaseSensitive(changes, "augment");
     for (size_t i = 0; augment != NULL && !(augment->valuedouble > 0) && i < DD_ARRAY_LEN(rates); i++)
         cJSON_DeleteItemFromObjectCaseSensitive(spec, rates[i]);
+    static const char *const by_token[] = {"hidden_weight", "attention_weight", "relation_weight"};
+    for (size_t i = 0; i < DD_ARRAY_LEN(by_token); i++) {
+        const cJSON *weight = cJSON_GetObjectItemCaseSensitive(changes, by_token[i]);
+        if (weight != NULL && weight->valuedouble > 0)
+            cJSON_DeleteItemFromObjectCaseSensitive(spec, "whole_words");
+    }
     if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(changes, "unlabelled")))
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "augment_unlabelled");
     const cJSON *teachers = cJSON_GetObjectItemCaseSensitive(changes, "teachers");

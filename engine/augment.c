@@ -285,27 +285,6 @@ static void sort_by_class(struct maker *maker) {
     }
 }
 
-/* Room for all rows to come, so that only tokens must grow. */
-static enum dd_status grow_rows(struct dd_packed *packed, uint64_t more, struct dd_error *err) {
-    uint64_t rows = packed->rows + more;
-    if (rows > UINT32_MAX - 1) {
-        return dd_fail(err, DD_TOO_LARGE, "dataset_too_large",
-                       "with its augmented copies the train split has %llu rows; the most is 4294967294",
-                       (unsigned long long)rows);
-    }
-    uint64_t *offsets = dd_realloc_array(packed->offsets, (size_t)rows + 1, sizeof *offsets);
-    if (!offsets) {
-        return dd_fail_memory(err, (size_t)rows * sizeof *offsets);
-    }
-    packed->offsets = offsets;
-    int32_t *labels = dd_realloc_array(packed->labels, (size_t)rows, sizeof *labels);
-    if (!labels) {
-        return dd_fail_memory(err, (size_t)rows * sizeof *labels);
-    }
-    packed->labels = labels;
-    return DD_OK;
-}
-
 static enum dd_status maker_init(struct maker *maker, struct dd_error *err) {
     enum dd_status status = read_vocabulary(maker, err);
     if (status != DD_OK) {
@@ -322,7 +301,7 @@ static enum dd_status maker_init(struct maker *maker, struct dd_error *err) {
         return dd_fail_memory(err, maker->rows * sizeof *maker->place);
     }
     sort_by_class(maker);
-    return grow_rows(maker->packed, (uint64_t)maker->rows * (uint64_t)maker->how->copies, err);
+    return dd_packed_reserve_rows(maker->packed, (uint64_t)maker->rows * (uint64_t)maker->how->copies, err);
 }
 
 static void maker_release(struct maker *maker) {

@@ -113,6 +113,26 @@ enum dd_status dd_packed_reserve(struct dd_packed *packed, uint64_t more, struct
     return DD_OK;
 }
 
+enum dd_status dd_packed_reserve_rows(struct dd_packed *packed, uint64_t more, struct dd_error *err) {
+    uint64_t rows = packed->rows + more;
+    if (rows > UINT32_MAX - 1) {
+        return dd_fail(err, DD_TOO_LARGE, "dataset_too_large",
+                       "with its augmented copies the train split has %llu rows; the most is 4294967294",
+                       (unsigned long long)rows);
+    }
+    uint64_t *offsets = dd_realloc_array(packed->offsets, (size_t)rows + 1, sizeof *offsets);
+    if (!offsets) {
+        return dd_fail_memory(err, (size_t)rows * sizeof *offsets);
+    }
+    packed->offsets = offsets;
+    int32_t *labels = dd_realloc_array(packed->labels, (size_t)rows, sizeof *labels);
+    if (!labels) {
+        return dd_fail_memory(err, (size_t)rows * sizeof *labels);
+    }
+    packed->labels = labels;
+    return DD_OK;
+}
+
 static enum dd_status packed_append(struct dd_packed *packed, const struct wave *wave, struct dd_error *err) {
     uint64_t tokens = 0;
     for (int r = 0; r < wave->rows; r++) {

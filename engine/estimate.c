@@ -237,7 +237,9 @@ static uint64_t plan_rows(const struct plan *plan) {
 static uint64_t memory_bytes(const struct plan *plan, int threads) {
     const struct dd_spec *spec = plan->spec;
     uint64_t rows = plan_rows(plan), classes = (uint64_t)plan->student.n_labels;
-    uint64_t packed = (uint64_t)((plan->train.total + plan->unlabelled.total + plan->dev.total) * 5.0) + rows * 16;
+    uint64_t spelled = spec->task == DD_TASK_DISTILL && spec->whole_words > 0 ? 2 : 1; /* by teacher and student */
+    uint64_t packed =
+        spelled * ((uint64_t)((plan->train.total + plan->unlabelled.total + plan->dev.total) * 5.0) + rows * 16);
     uint64_t model = plan->slab_floats * 4, given = plan->base_floats * 4;
     double tokens = DD_MAX(plan->largest_batch, (double)plan->dev.longest);
     /* Weights and gradients, and what the guard reads back into them when it goes back. */
@@ -297,6 +299,9 @@ static enum dd_status make_plan(const struct dd_spec *spec, const struct dd_data
                           .dev_rows = dd_dataset_rows(dataset, DD_SPLIT_DEV),
                           .unlabelled_rows = unlabelled ? unlabelled_rows : 0};
     dd_student_config(spec, dd_dataset_classes(dataset), base, DD_MAX(spec->vocab_size, 5), 0, &plan->student);
+    if (distill && spec->whole_words > 0) {
+        plan->student.vocab_size = DD_MIN(plan->student.vocab_size + spec->whole_words, DD_MAX_VOCAB);
+    }
     sample_lengths(dataset, DD_SPLIT_TRAIN, spec->max_length, times, &plan->train);
     sample_lengths(dataset, DD_SPLIT_DEV, spec->max_length, 1, &plan->dev);
     if (!distill && spec->folds > 1) {

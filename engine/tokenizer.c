@@ -256,10 +256,8 @@ const struct dd_tokenizer_options *dd_tokenizer_settings(const struct dd_tokeniz
 
 /* --- encoding ---------------------------------------------------------------- */
 
-/* The pieces of one word, as far as there are any, into pieces[DD_WORD_CHARS]; returns their number.  *ret_whole: they
- * make up the word. */
-static int match_word(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces,
-                      bool *ret_whole) {
+int dd_tokenizer_match(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces,
+                       bool *ret_whole) {
     int n_pieces = 0;
     int start = 0;
     while (!words->too_long && start < words->count) {
@@ -290,7 +288,7 @@ static int match_word(const struct dd_tokenizer *tokenizer, const struct dd_word
 /* Cuts one word into pieces[DD_WORD_CHARS]; returns their number. */
 static int cut_word(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces) {
     bool whole;
-    int n_pieces = match_word(tokenizer, words, pieces, &whole);
+    int n_pieces = dd_tokenizer_match(tokenizer, words, pieces, &whole);
     if (whole) {
         return n_pieces;
     }
@@ -326,7 +324,7 @@ void dd_tokenizer_mark(const struct dd_tokenizer *tokenizer, const char *text, s
     while (dd_words_next(&words)) {
         int32_t pieces[DD_WORD_CHARS];
         bool whole;
-        int n_pieces = match_word(tokenizer, &words, pieces, &whole);
+        int n_pieces = dd_tokenizer_match(tokenizer, &words, pieces, &whole);
         for (int i = 0; i < n_pieces; i++) {
             used[pieces[i]] = true;
         }

@@ -64,6 +64,12 @@ static enum dd_status check_input(const struct dd_train_input *in, struct dd_err
                        "start from an encoder",
                        in->base->info.fold.fold, in->base->info.fold.folds, in->spec->fold, in->spec->folds);
     }
+    if (in->spec->task == DD_TASK_DISTILL && in->spec->whole_words > 0 && dd_spec_matches_tokens(in->spec)) {
+        return dd_fail(
+            err, DD_INVALID, "whole_words_invalid",
+            "with whole words the student's tokens are not the teacher's, so neither their hidden states nor "
+            "attention or relations can be matched");
+    }
     bool int8 = (in->base && in->base->info.int8) || (in->init && in->init->info.int8);
     for (int i = 0; i < in->spec->n_teachers; i++) {
         int8 |= in->teachers[i] && in->teachers[i]->info.int8;
@@ -153,6 +159,7 @@ static enum dd_status set_up(struct dd_run *run, struct dd_error *err) {
     /* The teacher goes first: while it works the student's activations need not exist. */
     if (status == DD_OK && run->spec->task == DD_TASK_DISTILL) {
         status = dd_run_ask_teacher(run, err);
+        dd_told_release(&run->told);
         run->seconds.teacher = dd_run_lap(run);
     }
     if (status == DD_OK) {
@@ -184,6 +191,7 @@ static void run_release(struct dd_run *run) {
     dd_model_free(run->student);
     dd_packed_release(&run->train);
     dd_packed_release(&run->dev);
+    dd_told_release(&run->told);
     dd_gather_release(&run->gather);
     dd_matching_release(&run->matching);
     dd_run_state_release(&run->state);

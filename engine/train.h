@@ -56,6 +56,9 @@ struct dd_split_rows { /* context of the source below; lives as long as the pack
 struct dd_row_source dd_source_of_split(const struct dd_split_rows *rows);
 /* Makes room for `more` tokens behind those there are; grows by half, so that appending stays linear. */
 enum dd_status dd_packed_reserve(struct dd_packed *packed, uint64_t more, struct dd_error *err) DD_MUST_CHECK;
+/* Room for `more` rows behind those there are; their tokens must still be made room for.  DD_TOO_LARGE beyond 2^32 - 2
+ * rows. */
+enum dd_status dd_packed_reserve_rows(struct dd_packed *packed, uint64_t more, struct dd_error *err) DD_MUST_CHECK;
 /* Rows first … first + rows - 1 as if they had been packed alone: same digest, same batches.  Only its offsets are its
  * own; the rest is borrowed from whole, which must neither grow nor go before the part is released. */
 enum dd_status dd_packed_part(const struct dd_packed *whole, uint32_t first, uint32_t rows, struct dd_packed *ret_part,
@@ -98,6 +101,22 @@ enum dd_status dd_forward_rows(struct dd_bert *bert, const struct dd_params *par
 void dd_infer_bounds(const struct dd_packed *packed, int *ret_tokens, int *ret_sequences);
 /* Row by row: the label of the largest logit (the first on ties) and its softmax probability.  score may be NULL. */
 void dd_argmax_rows(const float *logits, size_t n, int n_labels, int32_t *label, float *score);
+
+/* --- whole words in the student's vocabulary (whole_words.c) ------------------------------------------------------ */
+
+/* base's vocabulary and behind it at most `most` words of the train split (and the unlabelled one) that base cuts into
+ * pieces, the most frequent first, each met twice at least.  The caller frees.  Errors: DD_NO_MEMORY. */
+enum dd_status dd_whole_words_new(const struct dd_dataset *dataset, bool unlabelled, const struct dd_tokenizer *base,
+                                  int most, struct dd_tokenizer **ret_tokenizer, struct dd_error *err) DD_MUST_CHECK;
+/* from [base's entries, hidden] → to [own's entries, hidden]: of the entries that own has beyond base's, the mean of
+ * their pieces' rows; the others are left alone. */
+void dd_whole_words_embed(const struct dd_tokenizer *base, const struct dd_tokenizer *own, int hidden,
+                          const float *from, float *to);
+/* Appends rows first … of `from`, which base has spelled, to `to` as own spells the same words.  A row that would be
+ * longer than max_length stays as it is.  Errors: DD_TOO_LARGE, DD_NO_MEMORY. */
+enum dd_status dd_packed_respell(const struct dd_packed *from, uint32_t first, const struct dd_tokenizer *base,
+                                 const struct dd_tokenizer *own, int max_length, struct dd_packed *to,
+                                 struct dd_error *err) DD_MUST_CHECK;
 
 /* --- more rows from those there are (augment.c, neighbours.c) ---------------------------------------------------- */
 
@@ -261,6 +280,11 @@ struct dd_matching { /* train_match.c; all zero where the spec matches nothing *
     float *states;                  /* of the train rows, as dd_states_cached; NULL: the asker is asked every step */
     struct dd_asker asker;
 };
+/* The same rows as the teachers spell them, until they have been asked, where the student has words of its own. */
+struct dd_told {
+    bool apart; /* else train and dev are the teachers' too, and these are empty */
+    struct dd_packed train, dev;
+};
 /* Seconds beside the steps; what a run's log says of them. */
 struct dd_run_seconds {
     double student, tokens, teacher, memory, resume; /* before the first step */
@@ -279,7 +303,8 @@ struct dd_run {
     struct dd_params *grads;
     struct dd_bert *bert;
     struct dd_optimizer *optimizer;
-    struct dd_packed train, dev;
+    struct dd_packed train, dev; /* as the student spells them */
+    struct dd_told told;
     uint32_t n_labelled, n_unlabelled, n_augmented, n_augmented_unlabelled; /* train's rows, in this order */
     int n_classes;
     struct dd_matching matching;
@@ -311,8 +336,15 @@ void dd_run_phase(const struct dd_run *run, const char *phase, double done);
 /* The student (or the model to finetune) with its first weights.  Source of the weights per task and spec->init. */
 enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_student,
                               struct dd_error *err) DD_MUST_CHECK;
-/* Packs dev and train: the train split, then the unlabelled one and augmented copies where the spec wants them. */
+/* Packs dev and train: the train split, then the unlabelled one and augmented copies where the spec wants them; told
+ * too where the student spells them otherwise. */
 enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) DD_MUST_CHECK;
+/* What the teachers are asked about: row i is that of the student's train and dev. */
+const struct dd_packed *dd_run_told_train(const struct dd_run *run);
+const struct dd_packed *dd_run_told_dev(const struct dd_run *run);
+void dd_told_release(struct dd_told *told);
+/* How many entries the student's vocabulary has beyond the teacher's; 0 without a teacher. */
+int dd_run_whole_words(const struct dd_run *run);
 /* Its first weights again. */
 enum dd_status dd_student_weights(const struct dd_run *run, struct dd_model *student,
                                   struct dd_error *err) DD_MUST_CHECK;

@@ -163,6 +163,9 @@ static void put_spec(const struct dd_run *run, struct dd_buffer *out) {
     if (run->n_augmented_unlabelled > 0) {
         dd_buffer_printf(out, "| augmented unlabelled rows | %u |\n", run->n_augmented_unlabelled);
     }
+    if (dd_run_whole_words(run) > 0) {
+        dd_buffer_printf(out, "| whole words beyond the teacher's vocabulary | %d |\n", dd_run_whole_words(run));
+    }
     if (spec->task == DD_TASK_DISTILL) {
         put_from_to(out, "T", spec->loss == DD_LOSS_MSE ? NAN : spec->temperature, spec->temperature_end);
         put_from_to(out, "alpha", spec->alpha, spec->alpha_end);

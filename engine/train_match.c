@@ -140,7 +140,8 @@ enum dd_status dd_run_ask_states(struct dd_run *run, struct dd_error *err) {
         return DD_OK;
     }
     choose_wanted(m, teacher->layers);
-    double bytes = (double)run->train.n_tokens * m->wanted.n * m->spec.teacher_width * sizeof(float);
+    const struct dd_packed *train = dd_run_told_train(run);
+    double bytes = (double)train->n_tokens * m->wanted.n * m->spec.teacher_width * sizeof(float);
     double most = (double)(in->states_bytes > 0 ? in->states_bytes : DD_STATES_BYTES);
     if (m->wanted.tokens && bytes > most) {
         dd_run_log(run, DD_LOG_INFO, "the teacher's states of all tokens would take %.0f MiB: it runs in every step",
@@ -149,8 +150,8 @@ enum dd_status dd_run_ask_states(struct dd_run *run, struct dd_error *err) {
     }
     struct dd_progress progress = {.events = &in->events, .phase = "teacher", .from = 0.0, .to = 1.0};
     bool computed = false;
-    status = dd_states_cached(&m->wanted, in->base, &run->train, run->spec->max_length, in->cache_dir, in->pool,
-                              &in->events, &progress, in->cancel, &m->states, &computed, err);
+    status = dd_states_cached(&m->wanted, in->base, train, run->spec->max_length, in->cache_dir, in->pool, &in->events,
+                              &progress, in->cancel, &m->states, &computed, err);
     if (status == DD_OK) {
         dd_run_log(run, DD_LOG_INFO, "the teacher's inner states for %u train rows %s", run->train.rows,
                    computed ? "were computed" : "came from the cache");

@@ -5,7 +5,10 @@
  * unlabelled split; then the augmented copies of the train split's, copy by copy; then those of the unlabelled.  Only
  * the first have labels: the others teach what the teacher says alone.
  *
- * An epoch is one pass over all of train, in one permutation.  Threads: the run's; packing uses its team.
+ * An epoch is one pass over all of train, in one permutation.  Where the student has words that its teacher has not
+ * (whole_words.c), all this is made in the teacher's spelling, and then once more in the student's: own rows from their
+ * texts, as predict will read such texts, copies from their tokens.
+ * Threads: the run's; packing uses its team.
  */
 #include "engine/train.h"
 
@@ -13,13 +16,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum dd_status pack(struct dd_run *run, const struct dd_split_rows *rows, double from, double to,
-                           struct dd_packed *ret_packed, struct dd_error *err) {
+/* Who reads the rows: the student, or the teachers, who have one vocabulary. */
+struct reader {
+    const struct dd_tokenizer *tokenizer;
+    const struct dd_bert_config *config;
+};
+
+int dd_run_whole_words(const struct dd_run *run) {
+    const struct dd_model *base = run->input->base;
+    return run->spec->task == DD_TASK_DISTILL && base && base->tokenizer
+               ? dd_tokenizer_size(run->student->tokenizer) - dd_tokenizer_size(base->tokenizer)
+               : 0;
+}
+
+static enum dd_status pack(struct dd_run *run, const struct reader *reader, const struct dd_split_rows *rows,
+                           double from, double to, struct dd_packed *ret_packed, struct dd_error *err) {
     const struct dd_train_input *in = run->input;
     const struct dd_row_source source = dd_source_of_split(rows);
     const struct dd_progress progress = {.events = &in->events, .phase = "tokenizing", .from = from, .to = to};
-    enum dd_status status = dd_packed_build(&source, run->student->tokenizer, &run->student->info.config,
-                                            run->spec->max_length, run->team, in->cancel, &progress, ret_packed, err);
+    enum dd_status status = dd_packed_build(&source, reader->tokenizer, reader->config, run->spec->max_length,
+                                            run->team, in->cancel, &progress, ret_packed, err);
     if (status != DD_OK) {
         return dd_error_prefix(err, "%s split%s", dd_split_name(rows->split),
                                rows->unlabelled ? " and unlabelled" : "");
@@ -35,7 +51,7 @@ static enum dd_status find_neighbours(struct dd_run *run, struct dd_neighbours *
     }
     const struct dd_tensor *words = dd_params_find(teacher->params, "bert.embeddings.word_embeddings.weight");
     const struct dd_bert_config *config = &teacher->info.config;
-    return dd_neighbours_find(&run->train, run->student->tokenizer, teacher->params->slab + words->offset,
+    return dd_neighbours_find(&run->train, teacher->tokenizer, teacher->params->slab + words->offset,
                               config->vocab_size, config->hidden_size, run->team, ret, err);
 }
 
@@ -48,7 +64,7 @@ static enum dd_status augment(struct dd_run *run, struct dd_error *err) {
             return found;
         }
     }
-    const struct dd_augment how = {.tokenizer = run->student->tokenizer,
+    const struct dd_augment how = {.tokenizer = run->input->base->tokenizer,
                                    .max_length = spec->max_length,
                                    .seed = spec->seed,
                                    .copies = spec->augment,
@@ -110,7 +126,9 @@ static enum dd_status rows_of_folds(struct dd_run *run, uint32_t **ret_rows, uin
     return DD_OK;
 }
 
-static enum dd_status pack_splits(struct dd_run *run, struct dd_error *err) {
+/* dev and train of the run without copies.  from, to: its part of the phase. */
+static enum dd_status pack_splits(struct dd_run *run, const struct reader *reader, double from, double to,
+                                  struct dd_error *err) {
     const struct dd_dataset *dataset = run->input->dataset;
     bool distill = run->spec->task == DD_TASK_DISTILL;
     const struct dd_split_rows dev = {.dataset = dataset, .split = DD_SPLIT_DEV};
@@ -121,18 +139,58 @@ static enum dd_status pack_splits(struct dd_run *run, struct dd_error *err) {
     train.only = only;
     run->n_labelled = (uint32_t)(only ? train.n_only : dd_dataset_rows(dataset, DD_SPLIT_TRAIN));
     if (status == DD_OK) {
-        status = pack(run, &dev, 0.0, 0.1, &run->dev, err);
+        status = pack(run, reader, &dev, from, from + (to - from) * 0.1, &run->dev, err);
     }
     if (status == DD_OK) {
-        status = pack(run, &train, 0.1, 1.0, &run->train, err);
+        status = pack(run, reader, &train, from + (to - from) * 0.1, to, &run->train, err);
     }
     free(only);
     return status;
 }
 
+/* --- the student's own spelling --------------------------------------------------------------------------------- */
+
+const struct dd_packed *dd_run_told_train(const struct dd_run *run) {
+    return run->told.apart ? &run->told.train : &run->train;
+}
+
+const struct dd_packed *dd_run_told_dev(const struct dd_run *run) {
+    return run->told.apart ? &run->told.dev : &run->dev;
+}
+
+void dd_told_release(struct dd_told *told) {
+    dd_packed_release(&told->train);
+    dd_packed_release(&told->dev);
+    *told = (struct dd_told){0};
+}
+
+/* What train and dev hold becomes the teachers'; the student's take its place. */
+static enum dd_status spell(struct dd_run *run, int words, struct dd_error *err) {
+    const struct reader student = {run->student->tokenizer, &run->student->info.config};
+    const struct dd_tokenizer *base = run->input->base->tokenizer;
+    uint64_t own = run->n_labelled + run->n_unlabelled;
+    run->told = (struct dd_told){.apart = true, .train = run->train, .dev = run->dev};
+    run->train = run->dev = (struct dd_packed){0};
+    enum dd_status status = pack_splits(run, &student, 0.5, 1.0, err);
+    uint64_t before = own < run->told.train.rows ? run->told.train.offsets[own] : run->told.train.n_tokens;
+    if (status == DD_OK) {
+        dd_run_log(run, DD_LOG_INFO,
+                   "the student's vocabulary has %d whole word%s beyond the teacher's: %llu tokens in %llu rows "
+                   "instead of %llu",
+                   words, words == 1 ? "" : "s", (unsigned long long)run->train.n_tokens, (unsigned long long)own,
+                   (unsigned long long)before);
+        status = dd_packed_respell(&run->told.train, (uint32_t)own, base, student.tokenizer, run->spec->max_length,
+                                   &run->train, err);
+    }
+    return status;
+}
+
 enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
     bool distill = run->spec->task == DD_TASK_DISTILL;
-    enum dd_status status = pack_splits(run, err);
+    const struct dd_model *first = distill ? run->input->base : run->student;
+    int words = dd_run_whole_words(run);
+    const struct reader reader = {first->tokenizer, words > 0 ? &first->info.config : &run->student->info.config};
+    enum dd_status status = pack_splits(run, &reader, 0.0, words > 0 ? 0.5 : 1.0, err);
     if (status != DD_OK) {
         return status;
     }
@@ -143,6 +201,9 @@ enum dd_status dd_run_pack(struct dd_run *run, struct dd_error *err) {
     run->n_unlabelled = run->train.rows - run->n_labelled;
     if (distill && run->spec->augment > 0) {
         status = augment(run, err);
+    }
+    if (status == DD_OK && words > 0) {
+        status = spell(run, words, err);
     }
     int64_t rows = run->train.rows, batch = run->spec->batch_size;
     run->steps_per_epoch = (rows + batch - 1) / batch;

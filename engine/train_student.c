@@ -1,7 +1,8 @@
 /* train_student: the model a run trains, with its first weights.
  *
- *   distill               teacher's vocabulary, positions and constants; layers, heads and sizes of the spec; weights
- *                         random, from the teacher or from another model (spec->init)
+ *   distill               teacher's vocabulary, perhaps with whole words behind it (whole_words.c), positions and
+ *                         constants; layers, heads and sizes of the spec; weights random, from the teacher or from
+ *                         another model (spec->init)
  *   finetune, model       the starting model; a new head unless its labels are the data set's classes
  *   finetune, no model    all new; the vocabulary given or built from the train split
  *
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WORD_EMBEDDINGS "bert.embeddings.word_embeddings.weight"
 #define DEFAULT_POSITIONS 512
 #define DEFAULT_LAYER_NORM_EPS 1e-12
 #define DEFAULT_INITIALIZER_RANGE 0.02
@@ -90,14 +92,28 @@ enum dd_status dd_match_labels(const struct dd_dataset *dataset, const struct dd
 struct copy {
     const struct dd_params *from;
     struct dd_params *to;
-    const char *who; /* the source, for messages */
+    const char *who;                       /* the source, for messages */
+    const struct dd_tokenizer *base, *own; /* of from and to; own may have words beyond base's */
 };
+
+/* The rows that both have, then the means of the others' pieces. */
+static void copy_words(const struct copy *copy, const struct dd_tensor *from, const struct dd_tensor *to) {
+    const float *source = copy->from->slab + from->offset;
+    float *target = copy->to->slab + to->offset;
+    memcpy(target, source, from->count * sizeof *target);
+    dd_whole_words_embed(copy->base, copy->own, (int)from->shape[1], source, target);
+}
 
 static enum dd_status copy_tensor(const struct copy *copy, const char *from_name, const char *to_name,
                                   struct dd_error *err) {
     const struct dd_tensor *from = dd_params_find(copy->from, from_name), *to = dd_params_find(copy->to, to_name);
     if (!from || !to) {
         return dd_fail(err, DD_INTERNAL, "tensor_missing", "no tensor %s", from ? to_name : from_name);
+    }
+    if (strcmp(to_name, WORD_EMBEDDINGS) == 0 && from->rank == 2 && from->shape[1] == to->shape[1] &&
+        from->shape[0] < to->shape[0]) { /* check_sizes has compared the vocabularies */
+        copy_words(copy, from, to);
+        return DD_OK;
     }
     if (from->rank != to->rank || from->count != to->count || from->shape[0] != to->shape[0]) {
         return dd_fail(err, DD_INVALID, "init_shape_mismatch",
@@ -172,6 +188,22 @@ static enum dd_status copy_classifier(const struct copy *copy, const int *label_
     return DD_OK;
 }
 
+/* Whether the student's vocabulary is the source's, or the source's with words behind it. */
+static bool same_words(const struct dd_model *student, const struct dd_model *source) {
+    if (!source->tokenizer) {
+        return false;
+    }
+    size_t ours = 0, theirs = 0;
+    const char *a = dd_tokenizer_vocab(student->tokenizer, &ours);
+    const char *b = dd_tokenizer_vocab(source->tokenizer, &theirs);
+    if (theirs > ours || memcmp(a, b, theirs) != 0) {
+        return false;
+    }
+    int to = student->info.config.vocab_size, from = source->info.config.vocab_size;
+    bool longer = dd_tokenizer_size(student->tokenizer) > dd_tokenizer_size(source->tokenizer);
+    return longer ? to >= from && from >= dd_tokenizer_size(source->tokenizer) : ours == theirs && to == from;
+}
+
 static enum dd_status check_sizes(const struct dd_model *student, const struct dd_model *source, const char *who,
                                   struct dd_error *err) {
     const struct dd_bert_config *to = &student->info.config, *from = &source->info.config;
@@ -182,10 +214,7 @@ static enum dd_status check_sizes(const struct dd_model *student, const struct d
             "and %d",
             who, from->hidden_size, from->intermediate_size, to->hidden_size, to->intermediate_size);
     }
-    size_t ours = 0, theirs = 0;
-    const char *a = dd_tokenizer_vocab(student->tokenizer, &ours);
-    const char *b = source->tokenizer ? dd_tokenizer_vocab(source->tokenizer, &theirs) : "";
-    if (to->vocab_size != from->vocab_size || ours != theirs || memcmp(a, b, ours) != 0) {
+    if (!same_words(student, source)) {
         return dd_fail(err, DD_INVALID, "init_vocabulary_mismatch",
                        "weights can be copied from the %s only with the same vocabulary: its %d rows are not the "
                        "student's %d",
@@ -197,7 +226,11 @@ static enum dd_status check_sizes(const struct dd_model *student, const struct d
 /* Embeddings, mapped layers, pooler, and the head where its labels are exactly the classes. */
 static enum dd_status copy_model(const struct dd_run *run, struct dd_model *student, const struct dd_model *source,
                                  const char *who, struct dd_error *err) {
-    struct copy copy = {.from = source->params, .to = student->params, .who = who};
+    struct copy copy = {.from = source->params,
+                        .to = student->params,
+                        .who = who,
+                        .base = source->tokenizer,
+                        .own = student->tokenizer};
     enum dd_status status = check_sizes(student, source, who, err);
     if (status == DD_OK) {
         status = dd_model_need_weights(source, err);
@@ -273,6 +306,10 @@ static enum dd_status student_tokenizer(const struct dd_run *run, struct dd_toke
             return dd_fail(err, DD_INVALID, "model_without_vocabulary",
                            "the %s has no vocab.txt; register it again with one",
                            run->spec->task == DD_TASK_DISTILL ? "teacher" : "starting model");
+        }
+        if (run->spec->task == DD_TASK_DISTILL && run->spec->whole_words > 0) {
+            return dd_whole_words_new(in->dataset, run->spec->unlabelled == DD_FLAG_YES, in->base->tokenizer,
+                                      run->spec->whole_words, ret_tokenizer, err);
         }
         size_t bytes = 0;
         const char *vocab = dd_tokenizer_vocab(in->base->tokenizer, &bytes);
@@ -350,6 +387,10 @@ enum dd_status dd_student_new(const struct dd_run *run, struct dd_model **ret_st
         dd_student_config(run->spec, run->n_classes, in->base ? &in->base->info.config : NULL,
                           dd_tokenizer_size(student->tokenizer), token_id(student->tokenizer, "[PAD]"),
                           &student->info.config);
+        if (in->base && dd_tokenizer_size(student->tokenizer) > dd_tokenizer_size(in->base->tokenizer)) {
+            student->info.config.vocab_size =
+                DD_MAX(student->info.config.vocab_size, dd_tokenizer_size(student->tokenizer));
+        }
         int projection = dd_match_projection(run->spec, in->base ? &in->base->info.config : NULL);
         status = dd_params_new_projected(&student->info.config, projection, &student->params, err);
     }

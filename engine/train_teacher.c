@@ -225,17 +225,18 @@ static enum dd_status answer_all(const struct panel *panel, const struct dd_pack
 
 static enum dd_status answer_everything(const struct panel *panel, struct dd_error *err) {
     struct dd_run *run = panel->run;
+    const struct dd_packed *told_train = dd_run_told_train(run), *told_dev = dd_run_told_dev(run);
     uint32_t own = run->n_labelled + run->n_unlabelled;
-    const struct question dev[] = {{"dev", 0, run->dev.rows, false}};
+    const struct question dev[] = {{"dev", 0, told_dev->rows, false}};
     const struct question train[] = {
         {"train", 0, run->n_labelled, true},
         {"unlabelled", run->n_labelled, run->n_unlabelled, false},
         {"augmented", own, run->n_augmented, true},
         {"augmented unlabelled", own + run->n_augmented, run->n_augmented_unlabelled, false}};
-    double share = (double)run->dev.n_tokens / (double)(run->dev.n_tokens + run->train.n_tokens);
-    enum dd_status status = answer_all(panel, &run->dev, dev, DD_ARRAY_LEN(dev), 0.0, share, &run->teacher_dev, err);
+    double share = (double)told_dev->n_tokens / (double)(told_dev->n_tokens + told_train->n_tokens);
+    enum dd_status status = answer_all(panel, told_dev, dev, DD_ARRAY_LEN(dev), 0.0, share, &run->teacher_dev, err);
     if (status == DD_OK) {
-        status = answer_all(panel, &run->train, train, DD_ARRAY_LEN(train), share, 1.0, &run->teacher_train, err);
+        status = answer_all(panel, told_train, train, DD_ARRAY_LEN(train), share, 1.0, &run->teacher_train, err);
     }
     return status;
 }

@@ -32,12 +32,13 @@ struct dd_word_counts {
     size_t cap;
     uint64_t pruned; /* words met up to so many times were dropped, for want of room; 0: none */
 };
-/* Counts the words of the training split.  At most DD_WORDS_MAX of at most DD_WORDS_CHARS_MAX characters are kept: when
- * there would be more, the rarest go. */
+/* Counts the words of the training split, and of the unlabelled one where that is asked for.  At most DD_WORDS_MAX of
+ * at most DD_WORDS_CHARS_MAX characters are kept: when there would be more, the rarest go. */
 #define DD_WORDS_MAX ((size_t)1 << 19)
 #define DD_WORDS_CHARS_MAX ((size_t)1 << 23)
-enum dd_status dd_word_counts_new(const struct dd_dataset *dataset, const struct dd_tokenizer_options *options,
-                                  struct dd_word_counts *ret_counts, struct dd_error *err) DD_MUST_CHECK;
+enum dd_status dd_word_counts_new(const struct dd_dataset *dataset, bool unlabelled,
+                                  const struct dd_tokenizer_options *options, struct dd_word_counts *ret_counts,
+                                  struct dd_error *err) DD_MUST_CHECK;
 void dd_word_counts_release(struct dd_word_counts *counts);
 
 #endif

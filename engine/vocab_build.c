@@ -381,7 +381,7 @@ static void builder_release(struct builder *builder) {
 
 static enum dd_status build_pieces(struct builder *builder, const struct dd_dataset *dataset, struct dd_error *err) {
     struct dd_word_counts counts;
-    enum dd_status status = dd_word_counts_new(dataset, &builder->options, &counts, err);
+    enum dd_status status = dd_word_counts_new(dataset, false, &builder->options, &counts, err);
     if (status) {
         return status;
     }

@@ -173,17 +173,30 @@ static enum dd_status count_text(struct dd_word_counts *counts, const struct dd_
     return status;
 }
 
-enum dd_status dd_word_counts_new(const struct dd_dataset *dataset, const struct dd_tokenizer_options *options,
-                                  struct dd_word_counts *ret_counts, struct dd_error *err) {
+static enum dd_status count_split(struct dd_word_counts *counts, const struct dd_dataset *dataset, enum dd_split split,
+                                  const struct dd_tokenizer_options *options, struct dd_error *err) {
+    enum dd_status status = DD_OK;
+    for (uint64_t i = 0; i < dd_dataset_rows(dataset, split) && !status; i++) {
+        struct dd_row row;
+        dd_dataset_row(dataset, split, i, &row);
+        status = count_text(counts, options, row.text, row.text_bytes, err);
+        if (!status && row.pair) {
+            status = count_text(counts, options, row.pair, row.pair_bytes, err);
+        }
+    }
+    return status;
+}
+
+enum dd_status dd_word_counts_new(const struct dd_dataset *dataset, bool unlabelled,
+                                  const struct dd_tokenizer_options *options, struct dd_word_counts *ret_counts,
+                                  struct dd_error *err) {
     struct dd_word_counts counts = {0};
     enum dd_status status = dd_sequences_init(&counts.words, err);
-    for (uint64_t i = 0; i < dd_dataset_rows(dataset, DD_SPLIT_TRAIN) && !status; i++) {
-        struct dd_row row;
-        dd_dataset_row(dataset, DD_SPLIT_TRAIN, i, &row);
-        status = count_text(&counts, options, row.text, row.text_bytes, err);
-        if (!status && row.pair) {
-            status = count_text(&counts, options, row.pair, row.pair_bytes, err);
-        }
+    if (!status) {
+        status = count_split(&counts, dataset, DD_SPLIT_TRAIN, options, err);
+    }
+    if (!status && unlabelled) {
+        status = count_split(&counts, dataset, DD_SPLIT_UNLABELLED, options, err);
     }
     if (status) {
         dd_word_counts_release(&counts);

@@ -31,6 +31,10 @@ struct dd_words {
 void dd_words_init(struct dd_words *words, const struct dd_tokenizer_options *options, const char *text, size_t bytes);
 bool dd_words_next(struct dd_words *words); /* false: no more words */
 
+/* The pieces of the word that words has found, as far as there are any, into pieces[DD_WORD_CHARS]; returns their
+ * number.  *ret_whole: they make up the word, else it is [UNK]. */
+int dd_tokenizer_match(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces,
+                       bool *ret_whole);
 /* Tokens of a text, without [CLS] and [SEP] (tokenizer.c). */
 size_t dd_tokenizer_count(const struct dd_tokenizer *tokenizer, const char *text, size_t bytes);
 /* Sets used[id] for every entry that cutting this text takes, also on the way to an [UNK]: a vocabulary of these alone

@@ -220,6 +220,18 @@ const struct dd_spec_field dd_spec_fields[] = {
      .help = "For each student layer the teacher layer (from 0) that it is copied from with init teacher, and matched "
              "with by hidden_weight, cls_weight, attention_weight and (the last entry) relation_weight. Default: "
              "evenly spaced, last layer included."},
+    {.name = "whole_words",
+     .kind = DD_KIND_INT,
+     .when = DD_WHEN_DISTILL,
+     AT(whole_words),
+     .max = 65536,
+     .fallback = NAN,
+     .neutral = "0",
+     .help = "Words that the teacher's vocabulary cuts into pieces become entries of the student's: at most so many, "
+             "the most frequent of the training texts (unlabelled ones too, where they are read), each met twice at "
+             "least. A new word starts as the mean of its pieces (vocabulary transfer, Gee et al. 2022). Ideographs "
+             "are words already. Not with hidden_weight, attention_weight or relation_weight, which compare token by "
+             "token. Default: 4096 for a student of one layer that starts from the teacher, else 0."},
     {.name = "hidden_dropout",
      .kind = DD_KIND_NUMBER,
      .when = DD_WHEN_ALWAYS,

@@ -152,6 +152,10 @@ bool dd_spec_matches_heads(const struct dd_spec *spec) {
     return spec->task != DD_TASK_FINETUNE && (spec->attention_weight > 0 || spec->relation_weight > 0);
 }
 
+bool dd_spec_matches_tokens(const struct dd_spec *spec) {
+    return dd_spec_matches_heads(spec) || (spec->task != DD_TASK_FINETUNE && spec->hidden_weight > 0);
+}
+
 bool dd_spec_matches(const struct dd_spec *spec) {
     return dd_spec_matches_states(spec) || dd_spec_matches_heads(spec);
 }

@@ -10,6 +10,7 @@
 #include "spec/fields.h"
 
 #define SCRATCH_POSITIONS 512 /* of a model trained from scratch, as BERT's */
+#define WHOLE_WORDS 4096      /* beyond the teacher's vocabulary, for a student of one layer */
 
 static void settle_int(int *field, int value) {
     if (*field == DD_UNSET)
@@ -207,6 +208,8 @@ static void settle_signal(struct dd_spec *spec) {
         settle_number(&spec->cls_weight, more && one ? 1 : 0);
         settle_int(&spec->augment, !more ? 0 : eight ? 8 : unlabelled ? 2 : 4);
         settle_number(&spec->alpha, eight ? 0.95 : 0.2);
+        bool words = listens && spec->layers == 1 && !dd_spec_matches_tokens(spec);
+        settle_int(&spec->whole_words, words ? WHOLE_WORDS : 0);
         if (spec->augment > 0)
             settle_number(&spec->augment_replace, given ? 0 : 0.3);
         if (spec->augment > 0 && spec->augment_unlabelled == DD_FLAG_UNSET)
@@ -246,6 +249,10 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_relation_heads(spec, base_model);
 
     check_copies(&given, spec, faults);
+    if (spec->task == DD_TASK_DISTILL && spec->whole_words > 0 && dd_spec_matches_tokens(spec))
+        dd_faults_add(faults, "/whole_words",
+                      "must be 0 beside hidden_weight, attention_weight or relation_weight, which compare student and "
+                      "teacher token by token");
     check_heads(spec, faults);
     if (spec->optimizer.type == DD_OPTIMIZER_SGD && spec->optimizer.nesterov == DD_FLAG_YES &&
         spec->optimizer.momentum == 0)

@@ -70,6 +70,7 @@ struct dd_spec {
     char init_model[DD_NAME_BYTES];
     int layer_map[DD_MAX_LAYERS]; /* teacher layer that each student layer is copied from and matched with, 0-based */
     int n_layer_map;              /* 0: evenly spaced, last layer included */
+    int whole_words;              /* added to the teacher's vocabulary at most; 0: none */
     double hidden_dropout, attention_dropout, classifier_dropout;
     char hidden_act[16]; /* gelu, gelu_new, relu */
 
@@ -140,6 +141,7 @@ cJSON *dd_preset_fields(const char *name); /* NULL: no such preset, or out of me
 bool dd_spec_matches(const struct dd_spec *spec);        /* whether anything inside the teacher is matched: */
 bool dd_spec_matches_states(const struct dd_spec *spec); /* its states (hidden_weight, cls_weight) */
 bool dd_spec_matches_heads(const struct dd_spec *spec);  /* its attention (attention_weight, relation_weight) */
+bool dd_spec_matches_tokens(const struct dd_spec *spec); /* any of it token by token, so not [CLS] states alone */
 bool dd_name_valid(const char *name);                    /* [a-z0-9][a-z0-9._-]{0,63} */
 /* For "did you mean": single-byte edits (insert, delete, replace, swap of neighbours) from a to b, of which only the
  * first 64 bytes count. */

@@ -91,6 +91,45 @@ test('with unlabelled rows it has eight copies of each of these too', { skip }, 
   assert.match(refused.text, /needs unlabelled to be true/);
 });
 
+test('one layer has the words of its texts that the teacher\'s vocabulary cuts', { skip }, async () => {
+  // Each row has one word more, of letters that the teacher's data set had in other words.
+  const terms = ['pagoda', 'piano', 'pigeon', 'opinion', 'hinge', 'idea', 'hope', 'opened', 'needed', 'happen', 'deepen', 'dingo', 'hedge'];
+  const longer = (rows, seed) => ({ text: topics(rows, seed).split('\n').map((row, i) => row && `${terms[i % terms.length]} ${row}`).join('\n'), filename: 'rows.tsv' });
+  const made = await daemon.upload('terms', { train: longer(150, 5), dev: longer(60, 6) });
+  assert.equal(made.status, 201, made.text);
+  const spec = { ...student, dataset: 'terms' };
+  const { id } = await daemon.post('/experiments', spec);
+  const done = await daemon.waitState(id, 'finished');
+  assert.equal(done.spec.whole_words, 4096);
+  const log = (await daemon.get(`/experiments/${id}/log?limit=500`)).items.map((row) => row.message).join('\n');
+  const [, added, after, before] = log.match(/has (\d+) whole words beyond the teacher's: (\d+) tokens in 150 rows instead of (\d+)/).map(Number);
+  assert.ok(added >= terms.length && after <= before - 150, log);
+  const vocab = async (run) => (await daemon.archiveMember(`/experiments/${run}/archive`, 'vocab.txt')).toString();
+  const theirs = (await daemon.archiveMember('/models/teacher/archive', 'vocab.txt')).toString(), ours = await vocab(id);
+  assert.ok(ours.startsWith(theirs));
+  const words = ours.slice(theirs.length).split('\n').filter(Boolean);
+  assert.equal(words.length, added);
+  assert.deepEqual(terms.filter((term) => !words.includes(term)), []);
+  const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
+  assert.match(card, new RegExp(`\\| whole words beyond the teacher's vocabulary \\| ${added} \\|`));
+  // The dev rows through the model alone: as the run said.
+  const { items: rows } = await daemon.get('/datasets/terms/rows?split=dev&limit=100');
+  const { predictions } = await daemon.post(`/models/${done.model.name}/predict`, { texts: rows.map((row) => row.text) });
+  const right = predictions.filter((p, i) => p.label === rows[i].label).length;
+  assert.equal(right / rows.length, done.best.accuracy);
+  // Only as many as are asked for, the most frequent first; and none beside what compares token by token.
+  const five = await daemon.post(`/experiments/${id}/clone`, { whole_words: 5, epochs: 1 });
+  await daemon.waitState(five.id, 'finished');
+  assert.equal(await vocab(five.id), `${theirs}${words.slice(0, 5).join('\n')}\n`);
+  const matched = await daemon.post(`/experiments/${id}/clone`, { hidden_weight: 1, epochs: 1 });
+  assert.equal(matched.spec.whole_words, 0);
+  await daemon.waitState(matched.id, 'finished');
+  assert.equal(await vocab(matched.id), theirs);
+  const refused = await daemon.call('POST', '/experiments', { ...spec, whole_words: 5, relation_weight: 1 });
+  assert.equal(refused.status, 422, refused.text);
+  assert.match(refused.text, /must be 0 beside hidden_weight/);
+});
+
 test('several teachers: the student learns from their mean, and none can be deleted meanwhile', { skip }, async () => {
   const second = await daemon.post('/experiments', { ...tinyTeacher, dataset: 'both', vocabulary: 'teacher', vocab_size: undefined, seed: 2, save_as: 'second' });
   await daemon.waitState(second.id, 'finished');

@@ -303,6 +303,7 @@ class Spec(ctypes.Structure):
         ("init_model", ctypes.c_char * 65),
         ("layer_map", ctypes.c_int * 96),
         ("n_layer_map", ctypes.c_int),
+        ("whole_words", ctypes.c_int),
         ("hidden_dropout", ctypes.c_double),
         ("attention_dropout", ctypes.c_double),
         ("classifier_dropout", ctypes.c_double),

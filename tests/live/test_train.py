@@ -2,6 +2,7 @@
 losses step by step, and what is exported loads in transformers with the same answers.  Dropout is 0 here; its masks
 are compared elsewhere."""
 
+import collections
 import ctypes
 import math
 import pathlib
@@ -29,10 +30,10 @@ def read_rows(path, count):
 
 
 class Data:
-    """A part of headlines3 as a data set of ours and as plain lists."""
+    """A part of a shared data set as one of ours and as plain lists."""
 
-    def __init__(self, folder):
-        source = le.shared("data", "headlines3")
+    def __init__(self, folder, name="headlines3"):
+        source = le.shared("data", name)
         self.train, self.dev = read_rows(source / "train.tsv", TRAIN_ROWS), read_rows(source / "dev.tsv", DEV_ROWS)
         for name, rows in (("train", self.train), ("dev", self.dev)):
             text = "".join(f"{text}\t{label}\n" for text, label in rows)
@@ -212,6 +213,8 @@ class Reference:
                     self.rows[:own], labels, chosen, spec, data.tokenizer, MAX_LENGTH, embeddings
                 )
         self.labels = torch.tensor(labels + [-1] * (len(self.rows) - own))
+        self.told = self.rows  # as the teacher reads them
+        self.spell(own)
         self.optimizer, self.scheduler = self.make_optimizer()
 
     def make_optimizer(self):
@@ -231,14 +234,18 @@ class Reference:
         )
         return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, int(o.warmup * steps), steps)
 
+    def spell(self, own):
+        """For a student that reads otherwise than its teacher; own: how many rows have a text."""
+        self.tokenizer = self.data.tokenizer
+
     def ids(self, text):
         return self.data.tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"]
 
     def pad(self, rows):
         return self.data.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
 
-    def encode(self, texts):
-        return self.data.tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+    def encode(self, texts, tokenizer=None):
+        return (tokenizer or self.data.tokenizer)(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
 
     def loss(self, logits, inputs, labels):
         ce = torch.zeros(())
@@ -269,7 +276,8 @@ class Reference:
             for at in range(0, len(self.rows), BATCH):
                 rows = order[at : at + BATCH]
                 inputs = self.pad([self.rows[r] for r in rows])
-                loss, kl, ce = self.loss(self.model(**inputs).logits, inputs, self.labels[rows])
+                told = self.pad([self.told[r] for r in rows])
+                loss, kl, ce = self.loss(self.model(**inputs).logits, told, self.labels[rows])
                 self.optimizer.zero_grad()
                 loss.backward()
                 limit = self.spec.optimizer.max_grad_norm or math.inf
@@ -284,9 +292,10 @@ class Reference:
                 counts.append((len(rows), labelled))
             self.model.eval()
             gold = [self.data.classes.index(label) for _, label in self.data.dev]
-            inputs = self.encode([t for t, _ in self.data.dev])
+            texts = [t for t, _ in self.data.dev]
+            inputs = self.encode(texts)
             with torch.no_grad():
-                logits = self.judged()(**inputs).logits
+                logits = self.judged()(**self.encode(texts, self.tokenizer)).logits
                 losses = [math.nan if v is None else v.item() for v in self.loss(logits, inputs, torch.tensor(gold))]
             predicted = logits.argmax(-1).tolist()
             report = classification_report(gold, predicted, output_dict=True, zero_division=0)
@@ -394,6 +403,83 @@ def test_more_rows_follow_pytorch(data, teacher, fields, steps, tmp_path):
     run = Run(data, spec, tmp_path, base=base)
     reference_teacher = transformers.BertForSequenceClassification.from_pretrained(teacher.last_dir).eval()
     compare(run, Reference(data, spec, reference_teacher), steps)
+    lib.dd_model_free(base)
+
+
+class WithWords(Reference):
+    """A student from the teacher's last layer that has whole words of its texts beyond the teacher's vocabulary, put
+    together from transformers' own parts (Gee et al. 2022)."""
+
+    def __init__(self, data, spec, teacher, folder):
+        self.folder, self.source = folder, teacher
+        super().__init__(data, spec, teacher)
+
+    def added(self):
+        counts = collections.Counter()
+        for text in [text for text, _ in self.data.train] + self.data.unlabelled:
+            counts.update(words_of(self.data.tokenizer, text))
+        known = self.data.tokenizer
+        often = [
+            word
+            for word, times in counts.items()
+            if times > 1 and len(known.tokenize(word)) > 1 and known.unk_token not in known.tokenize(word)
+        ]
+        return sorted(often, key=lambda word: (-counts[word], word))[: self.spec.whole_words]
+
+    def spell(self, own):
+        vocab, words = self.folder / "vocab.txt", self.added()
+        vocab.write_text(self.data.vocab.decode().rstrip("\n") + "\n" + "".join(f"{w}\n" for w in words), encoding="utf-8")
+        self.tokenizer = transformers.BertTokenizer(str(vocab), do_lower_case=True)
+        assert len(self.tokenizer) == len(self.data.tokenizer) + len(words) > len(self.data.tokenizer) + 20
+        texts = [text for text, _ in self.data.train] + self.data.unlabelled
+        rows = [self.tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"] for text in texts[:own]]
+        self.rows = rows + [self.respelled(row) for row in self.told[own:]]
+        self.model = transformers.BertForSequenceClassification(
+            transformers.BertConfig(**{**self.model.config.to_dict(), "vocab_size": len(self.tokenizer)})
+        )
+        state = {k.replace(f"layer.{LAYERS - 1}.", "layer.0."): v for k, v in self.source.state_dict().items() if "layer.0." not in k}
+        table = state["bert.embeddings.word_embeddings.weight"]
+        means = [table[self.data.tokenizer.convert_tokens_to_ids(self.data.tokenizer.tokenize(w))].mean(0) for w in words]
+        state["bert.embeddings.word_embeddings.weight"] = torch.cat([table, torch.stack(means)])
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        assert not unexpected and not missing
+
+    def respelled(self, row):
+        out = [row[0]]
+        for word in augment.words_of(row[1:-1], self.data.tokenizer):
+            tokens = self.data.tokenizer.convert_ids_to_tokens(word)
+            whole = tokens[0] + "".join(token[2:] for token in tokens[1:])
+            apart = len(word) == 1 or tokens[0].startswith("##") or tokens[0] in self.data.tokenizer.all_special_tokens
+            out += word if apart else self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(whole))
+        return [*out, row[-1]] if len(out) < MAX_LENGTH else row
+
+
+def words_of(tokenizer, text):
+    """The words that WordPiece cuts, by the tokenizer's own normalizer and splitter."""
+    backend = tokenizer.backend_tokenizer
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))]
+
+
+def test_whole_words_follow_pytorch(tmp_path):
+    """English texts with a Chinese vocabulary, which cuts most of their words."""
+    data = Data(tmp_path, "packages8")
+    taught = Run(data, make_spec(le.FINETUNE, le.ADAMW), tmp_path / "teacher")
+    base = load_model(taught.last_dir)
+    fields = {"unlabelled": le.FLAG_YES, "augment": 1, "augment_unlabelled": le.FLAG_YES, "augment_mask": 0.1, "augment_replace": 0.3}
+    spec = make_spec(le.DISTILL, le.ADAMW, layers=1, init=le.INIT_TEACHER, whole_words=200, **fields)
+    spec.optimizer.lr = 3e-4
+    run = Run(data, spec, tmp_path / "student", base=base)
+    load = transformers.BertForSequenceClassification.from_pretrained
+    reference = WithWords(data, spec, load(taught.last_dir, attn_implementation="eager").eval(), tmp_path)
+    vocab = (pathlib.Path(run.last_dir) / "vocab.txt").read_text(encoding="utf-8")
+    assert vocab == (tmp_path / "vocab.txt").read_text(encoding="utf-8")
+    compare(run, reference, 106)
+    # The exported directory is all that transformers needs.
+    texts = [text for text, _ in data.dev]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run.last_dir)
+    with torch.no_grad():
+        inputs = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+        assert load(run.last_dir).eval()(**inputs).logits.argmax(-1).tolist() == run.predictions[-1]
     lib.dd_model_free(base)
 
 

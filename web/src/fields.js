@@ -20,6 +20,7 @@ export const GROUPS = [
       'hidden_size',
       'intermediate_size',
       'layer_map',
+      'whole_words',
       'folds',
       'fold',
       'vocabulary',

@@ -74,6 +74,11 @@ static const struct {
      "at most the teacher's 12 when inner states are matched"},
     {"{" D "\"relation_weight\":1001}", "/relation_weight", "must be between 0 and 1000, got 1001"},
     {"{" F "\"attention_weight\":1}", "/attention_weight", "applies only when task is \"distill\""},
+    {"{" D "\"whole_words\":65537}", "/whole_words", "must be between 0 and 65536, got 65537"},
+    {"{" F "\"whole_words\":1}", "/whole_words", "applies only when task is \"distill\""},
+    {"{" D "\"whole_words\":1,\"hidden_weight\":1}", "/whole_words", "must be 0 beside hidden_weight"},
+    {"{" D "\"whole_words\":1,\"attention_weight\":1}", "/whole_words", "must be 0 beside hidden_weight"},
+    {"{" D "\"whole_words\":1,\"relation_weight\":1}", "/whole_words", "which compare student and teacher token by"},
     {"{" D "\"relation_heads\":4}", "/relation_heads", "applies only when relation_weight is above 0"},
     {"{" D "\"relation_weight\":1,\"relation_heads\":5}", "/relation_heads",
      "must divide hidden_size 768 and the teacher's 768; got 5"},
@@ -276,6 +281,37 @@ static void test_defaults_of_signal(void **state) {
     dd_faults_release(&faults);
 }
 
+/* Words of its own for a student of one layer that is the teacher's and listens to it, unless something is matched token
+ * by token. */
+static void test_default_of_whole_words(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields;
+        int words;
+    } cases[] = {{"\"layers\":1", 4096},
+                 {"\"layers\":1,\"unlabelled\":true", 4096},
+                 {"\"layers\":1,\"augment\":0,\"cls_weight\":0", 4096},
+                 {"\"layers\":1,\"whole_words\":0", 0},
+                 {"\"layers\":1,\"whole_words\":7", 7},
+                 {"\"layers\":2", 0},
+                 {"\"layers\":2,\"whole_words\":7", 7},
+                 {"\"layers\":1,\"init\":\"random\"", 0},
+                 {"\"layers\":1,\"alpha\":0", 0},
+                 {"\"layers\":1,\"hidden_weight\":1", 0},
+                 {"\"layers\":1,\"attention_weight\":1", 0},
+                 {"\"layers\":1,\"relation_weight\":1", 0}};
+    struct dd_faults faults;
+    dd_faults_init(&faults);
+    for (size_t i = 0; i < DD_ARRAY_LEN(cases); i++) {
+        char body[256];
+        struct dd_spec spec;
+        snprintf(body, sizeof body, "{" D "%s}", cases[i].fields);
+        assert_int_equal(settle(body, &spec, &faults), DD_OK);
+        assert_int_equal(spec.whole_words, cases[i].words);
+    }
+    dd_faults_release(&faults);
+}
+
 static void test_near_misses(void **state) {
     (void)state;
     assert_int_equal(dd_edit_distance("alpha", "alhpa"), 1);
@@ -294,6 +330,7 @@ int main(void) {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_augment_and_its_rates),
         cmocka_unit_test(test_defaults_of_signal),
+        cmocka_unit_test(test_default_of_whole_words),
         cmocka_unit_test(test_near_misses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,6 +24,7 @@ export default {
   intermediate_size: 'Feed-forward width',
   init: 'Initial weights',
   layer_map: 'Layer map',
+  whole_words: 'Whole words added',
   hidden_dropout: 'Dropout',
   attention_dropout: 'Dropout of attention',
   classifier_dropout: 'Dropout before the classifier',

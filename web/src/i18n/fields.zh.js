@@ -23,6 +23,7 @@ export default {
   intermediate_size: ['前馈宽度', '前馈层的宽度。默认：与教师或起始模型相同；隐藏宽度不同或从头训练时为其四倍。'],
   init: ['初始权重', 'random：随机（如原笔记）；teacher：取教师的词嵌入、layer_map 所列各层与池化层；或同形状模型的名称。默认：形状相合时为 teacher，否则为 random。'],
   layer_map: ['层映射', '学生各层对应教师的哪一层（从 0 数起）：init 为 teacher 时由它复制，hidden_weight、cls_weight、attention_weight 与（最后一项）relation_weight 与它匹配。默认：均匀选取，含最后一层。'],
+  whole_words: ['补入整词', '教师词表切成数片的词整个加入学生的词表：取训练文本（若读无标签行则含之）中最常见者，最多这么多个，且至少出现两次；新词的词向量从各片的平均开始（词表迁移，Gee 等 2022）。汉字本来各成一词，不受影响。不可与 hidden_weight、attention_weight、relation_weight 同用，它们逐词元比较。默认：从教师开始的单层学生为 4096，否则为 0。'],
   hidden_dropout: ['隐藏层丢弃率', '词嵌入与全连接层之后的丢弃率。默认：与教师或起始模型相同；0.1。'],
   attention_dropout: ['注意力丢弃率', '注意力概率的丢弃率。默认：与教师或起始模型相同；0.1。'],
   classifier_dropout: ['分类层丢弃率', '分类层之前的丢弃率。默认：同隐藏层丢弃率。'],
