@@ -42,9 +42,10 @@ const char *dd_rollback_name(enum dd_rollback why) {
 
 /* More is better; −inf where there is no value. */
 static double score(enum dd_metric metric, const struct dd_epoch_metrics *m) {
-    double value = metric == DD_METRIC_ACCURACY   ? m->accuracy
-                   : metric == DD_METRIC_DEV_LOSS ? -m->dev_loss
-                                                  : m->macro_f1;
+    double value = metric == DD_METRIC_ACCURACY            ? m->accuracy
+                   : metric == DD_METRIC_DEV_LOSS          ? -m->dev_loss
+                   : metric == DD_METRIC_TEACHER_AGREEMENT ? m->teacher_agreement
+                                                           : m->macro_f1;
     return isfinite(value) ? value : -INFINITY;
 }
 

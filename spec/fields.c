@@ -29,7 +29,7 @@ static const char *const task_names[] = {"distill", "finetune", NULL};
 static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
 static const char *const schedule_names[] = {"linear", "cosine", "constant", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
-static const char *const metric_names[] = {"macro_f1", "accuracy", "dev_loss", NULL};
+static const char *const metric_names[] = {"macro_f1", "accuracy", "dev_loss", "teacher_agreement", NULL};
 static const char *const loss_names[] = {"kl", "mse", NULL};
 static const char *const class_weights_names[] = {"none", "balanced", NULL};
 static const char *const mean_names[] = {"probabilities", "logits", "out_of_fold", NULL};
@@ -549,10 +549,13 @@ const struct dd_spec_field dd_spec_fields[] = {
      .when = DD_WHEN_ALWAYS,
      AT(metric),
      .names = metric_names,
-     .fallback = DD_METRIC_MACRO_F1,
+     .fallback = NAN,
      .neutral = "macro_f1",
-     .help = "Of the dev split: what the best epoch is best in, and what patience watches.  For dev_loss less is "
-             "better."},
+     .help =
+         "Of the dev split: what the best epoch is best in, and what patience watches. For dev_loss less is better; "
+         "teacher_agreement is the share of rows that student and teacher answer alike. Default: macro_f1; "
+         "teacher_agreement where eight copies of each row are the default, since that is what such a student "
+         "learns."},
     {.name = "patience",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,

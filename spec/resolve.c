@@ -216,6 +216,8 @@ static void settle_signal(struct dd_spec *spec) {
             spec->augment_unlabelled = most ? DD_FLAG_YES : DD_FLAG_NO;
         settle_fixed(spec); /* which of its fields apply is known now */
     }
+    if ((int)spec->metric == DD_UNSET)
+        spec->metric = eight ? DD_METRIC_TEACHER_AGREEMENT : DD_METRIC_MACRO_F1;
     bool longer = unlabelled || (distill && spec->augment > 0); /* an epoch reads more than the labelled rows */
     settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : eight ? 4 : longer ? 8 : 20);
 }
@@ -249,6 +251,9 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     settle_relation_heads(spec, base_model);
 
     check_copies(&given, spec, faults);
+    if (spec->task == DD_TASK_FINETUNE && spec->metric == DD_METRIC_TEACHER_AGREEMENT)
+        dd_faults_add(faults, "/metric",
+                      "cannot be \"teacher_agreement\" when task is \"finetune\": there is no teacher");
     if (spec->task == DD_TASK_DISTILL && spec->whole_words > 0 && dd_spec_matches_tokens(spec))
         dd_faults_add(faults, "/whole_words",
                       "must be 0 beside hidden_weight, attention_weight or relation_weight, which compare student and "

@@ -258,10 +258,12 @@ static void test_patience_ends_the_run(void **state) {
 
 static void test_metric_decides_what_is_best(void **state) {
     (void)state;
-    static const enum dd_metric metrics[] = {DD_METRIC_MACRO_F1, DD_METRIC_ACCURACY, DD_METRIC_DEV_LOSS};
+    static const enum dd_metric metrics[] = {DD_METRIC_MACRO_F1, DD_METRIC_ACCURACY, DD_METRIC_DEV_LOSS,
+                                             DD_METRIC_TEACHER_AGREEMENT};
     static struct history history;
     for (size_t k = 0; k < DD_ARRAY_LEN(metrics); k++) {
-        struct variant plain = {.task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_frozen};
+        struct variant plain = {
+            .task = k == 3 ? DD_TASK_DISTILL : DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_frozen};
         struct attempt attempt;
         char run[32];
         snprintf(run, sizeof run, "metric-%zu", k);
@@ -274,7 +276,7 @@ static void test_metric_decides_what_is_best(void **state) {
         int at = 0;
         for (int e = 1; e <= EPOCHS; e++) {
             const struct dd_epoch_metrics *m = &history.epochs[e].metrics;
-            double score = k == 0 ? m->macro_f1 : k == 1 ? m->accuracy : -m->dev_loss;
+            double score = k == 0 ? m->macro_f1 : k == 1 ? m->accuracy : k == 2 ? -m->dev_loss : m->teacher_agreement;
             assert_int_equal(m->is_best, score > best);
             at = score > best ? e : at;
             best = fmax(best, score);

@@ -74,6 +74,7 @@ static const struct {
      "at most the teacher's 12 when inner states are matched"},
     {"{" D "\"relation_weight\":1001}", "/relation_weight", "must be between 0 and 1000, got 1001"},
     {"{" F "\"attention_weight\":1}", "/attention_weight", "applies only when task is \"distill\""},
+    {"{" F "\"metric\":\"teacher_agreement\"}", "/metric", "there is no teacher"},
     {"{" D "\"whole_words\":65537}", "/whole_words", "must be between 0 and 65536, got 65537"},
     {"{" F "\"whole_words\":1}", "/whole_words", "applies only when task is \"distill\""},
     {"{" D "\"whole_words\":1,\"hidden_weight\":1}", "/whole_words", "must be 0 beside hidden_weight"},
@@ -274,6 +275,7 @@ static void test_defaults_of_signal(void **state) {
         assert_true(spec.cls_weight == cases[i].cls);
         bool eight = spec.augment == 8;
         assert_true(strstr(body, "alpha") != NULL || spec.alpha == (eight ? 0.95 : 0.2));
+        assert_int_equal(spec.metric, eight ? DD_METRIC_TEACHER_AGREEMENT : DD_METRIC_MACRO_F1);
     }
     struct dd_spec spec; /* what is given stays */
     assert_int_equal(settle("{" D "\"layers\":1,\"unlabelled\":true,\"alpha\":0.3}", &spec, &faults), DD_OK);
@@ -281,8 +283,8 @@ static void test_defaults_of_signal(void **state) {
     dd_faults_release(&faults);
 }
 
-/* Words of its own for a student of one layer that is the teacher's and listens to it, unless something is matched token
- * by token. */
+/* Words of its own for a student of one layer that is the teacher's and listens to it, unless something is matched
+ * token by token. */
 static void test_default_of_whole_words(void **state) {
     (void)state;
     static const struct {
