@@ -65,7 +65,8 @@ static size_t find_candidates(const struct dd_word_counts *counts, const struct 
         const uint32_t *chars = counts->words.pool + word->at;
         int32_t pieces[DD_WORD_CHARS];
         if (counts->counts[i] >= TIMES_LEAST && pieces_of(base, chars, word->len, pieces) > 1) {
-            candidates[n++] = (struct candidate){.chars = chars, .n = word->len, .times = counts->counts[i]};
+            candidates[n] = (struct candidate){.chars = chars, .n = word->len, .times = counts->counts[i]};
+            n++;
         }
     }
     qsort(candidates, n, sizeof *candidates, by_times);
