@@ -1,5 +1,5 @@
 // What the quality benchmark trains: data sets, teachers and arms.  An arm is the arm before it and one thing more, up to
-// "+ init teacher", which for more than one layer is the default; the next two add one part each of what one layer has by default.
+// "+ init teacher", which for more than one layer is the default; the next three add one part each of what one layer has by default.
 //
 //   scale   full      every arm with every teacher and student seed: 3 × 5
 //           headline  the arms that the promises are about (`promised`) with all of them, the others with one teacher and two seeds
@@ -61,7 +61,7 @@ export const tasks = [
 export function arms(task, epochs) {
   const note = { init: 'random', T: 4, alpha: 0.2, epochs };
   const scratched = task.needsEncoder ? [] : [1]; // short: SGD and collapse where the teacher is from scratch
-  const alone = { ...note, init: 'teacher', augment: 0, cls_weight: 0 }; // the labelled rows and nothing else
+  const alone = { ...note, init: 'teacher', augment: 0, cls_weight: 0, whole_words: 0 }; // the labelled rows and nothing else
   const all = [
     { name: 'student alone', spec: { ...note, alpha: 0 } },
     { name: 'the note, AdamW', spec: { ...note, heads: task.noteHeads } },
@@ -69,6 +69,7 @@ export function arms(task, epochs) {
     { name: '+ the teacher\'s heads', spec: note },
     { name: '+ init teacher', spec: alone },
     { name: '+ init teacher, [CLS] states', spec: { ...alone, cls_weight: 1 } },
+    { name: '+ init teacher, whole words', spec: { ...alone, whole_words: 4096 }, layers: [1] },
     { name: '+ init teacher, 2 copies', spec: { ...alone, augment: 2, augment_replace: 0.3, epochs: Math.ceil(epochs / 2) } },
     { name: 'default', spec: {}, brief: task.needsEncoder ? [1, 3] : [1], promised: true },
     { name: 'default, SGD', spec: { optimizer: 'sgd' }, brief: scratched, promised: true },
