@@ -462,7 +462,7 @@ export default {
   'run.rung_stopped': 'Its sweep stopped it at {rung}; retry goes on from here.',
   'preset.note': 'The note’s recipe to the letter: random weights, plain SGD, no clipping, no guard. For comparisons.',
   'preset.balanced': 'The defaults.',
-  'preset.strong': 'What one layer does by default, for any number of layers: the teacher’s layers and [CLS] states, and four altered copies of each row that it labels. About twice the time.',
+  'preset.strong': 'Most of what one layer does by default, for any number of layers: the teacher’s layers and [CLS] states, and four altered copies of each row that it labels. About twice the time.',
   'preset.tiny': 'The smallest and fastest student: one layer, taken from the teacher.',
   'sweeps.ties': '{n} of the {others} other points cannot be told from it.',
   'sweeps.asha': 'Stop hopeless points early',
