@@ -22,8 +22,7 @@ const struct dd_preset dd_presets[] = {
     {"strong",
      "What a student of one layer does by default, but for whole_words, for any number of layers: starts from the "
      "teacher's layers, matches its [CLS] states, and learns from four copies of each row with words replaced, which "
-     "the teacher labels. About "
-     "twice the time. Add \"unlabelled\": true where the data set has such rows.",
+     "the teacher labels. About twice the time. Add \"unlabelled\": true where the data set has such rows.",
      "{\"init\":\"teacher\",\"cls_weight\":1,\"augment\":4,\"augment_replace\":0.3,\"epochs\":8}"},
     {"tiny", "The smallest and fastest student: one layer, taken from the teacher.",
      "{\"layers\":1,\"init\":\"teacher\"}"},
