@@ -7,36 +7,6 @@
 
 static struct dd_tokenizer *tokenizer; /* w0 … w59, with "##x" and "##y" behind */
 
-/* The pieces of one row of texts; pair NULL for one text. */
-struct example {
-    const char *text, *pair;
-    int32_t label;
-};
-
-static void row_of(const void *context, uint64_t index, struct dd_row *ret_row) {
-    const struct example *e = (const struct example *)context + index;
-    *ret_row = (struct dd_row){.text = e->text, .text_bytes = strlen(e->text), .label = e->label};
-    if (e->pair) {
-        ret_row->pair = e->pair;
-        ret_row->pair_bytes = strlen(e->pair);
-    }
-}
-
-static struct dd_packed pack(const struct example *examples, uint64_t n) {
-    const struct dd_row_source source = {.context = examples, .row = row_of, .rows = n};
-    const struct dd_bert_config config = {.vocab_size = 100, .max_positions = 64, .type_vocab_size = 2};
-    struct dd_pool *pool = NULL;
-    struct dd_team *team = NULL;
-    struct dd_packed packed = {0};
-    struct dd_error err;
-    must(dd_pool_new(1, &pool, &err), &err);
-    must(dd_team_join(pool, &team, &err), &err);
-    must(dd_packed_build(&source, tokenizer, &config, MAX_LENGTH, team, NULL, NULL, &packed, &err), &err);
-    dd_team_leave(team);
-    dd_pool_free(pool);
-    return packed;
-}
-
 /* Single words "w3", words of pieces "w3xy", and rows that fill max_length. */
 static const struct example singles[] = {
     {"w1 w2x w3 w4xy w5 w6 w7y w8", NULL, 0},
@@ -49,7 +19,7 @@ static const struct example singles[] = {
 #define SINGLES ((uint32_t)DD_ARRAY_LEN(singles))
 
 static struct dd_packed augmented(const struct example *examples, uint32_t n, struct dd_augment how) {
-    struct dd_packed packed = pack(examples, n);
+    struct dd_packed packed = pack_examples(tokenizer, examples, n, MAX_LENGTH);
     struct dd_error err;
     how.tokenizer = tokenizer;
     how.max_length = MAX_LENGTH;
@@ -99,7 +69,7 @@ static void test_rows_without_labels(void **state) {
     struct dd_augment how = {.seed = 1, .copies = 2, .mask = 0.2, .splice = 1};
     how.tokenizer = tokenizer;
     how.max_length = MAX_LENGTH;
-    struct dd_packed some = pack(singles, SINGLES);
+    struct dd_packed some = pack_examples(tokenizer, singles, SINGLES, MAX_LENGTH);
     struct dd_error err;
     for (uint32_t r = first; r < first + rows; r++) {
         some.labels[r] = -1;
@@ -121,7 +91,7 @@ static void test_splice_within_a_part(void **state) {
     struct dd_augment how = {.seed = 1, .copies = 4, .splice = 1};
     how.tokenizer = tokenizer;
     how.max_length = MAX_LENGTH;
-    struct dd_packed packed = pack(singles, SINGLES);
+    struct dd_packed packed = pack_examples(tokenizer, singles, SINGLES, MAX_LENGTH);
     struct dd_error err;
     must(dd_packed_augment(&packed, 2, 2, &how, NULL, &err), &err); /* rows 2 and 3, of one class as row 0 is */
     assert_int_equal(packed.rows, SINGLES + 8);
@@ -217,7 +187,7 @@ static void test_splice(void **state) {
     static const int source_of[] = {0, 0, 1, 2, 2, 3, 3};
     enum { N = 4, COPIES = 40 };
     struct dd_packed packed = augmented(rows, N, (struct dd_augment){.seed = 5, .copies = COPIES, .splice = 1});
-    struct dd_packed wanted = pack(expected, DD_ARRAY_LEN(expected));
+    struct dd_packed wanted = pack_examples(tokenizer, expected, DD_ARRAY_LEN(expected), MAX_LENGTH);
     int found[DD_ARRAY_LEN(expected)] = {0};
     for (uint32_t r = N; r < packed.rows; r++) {
         int hits = 0;
@@ -312,7 +282,7 @@ static void test_what_cannot_be_done_is_refused(void **state) {
     must(dd_tokenizer_new(vocab, sizeof vocab - 1, &options, &bare, &err), &err);
     struct dd_augment how = {.tokenizer = bare, .max_length = MAX_LENGTH, .copies = 1, .mask = 0.1};
     static const struct example row[] = {{"w1", NULL, 0}};
-    struct dd_packed packed = pack(row, 1);
+    struct dd_packed packed = pack_examples(tokenizer, row, 1, MAX_LENGTH);
     assert_int_equal(dd_packed_augment(&packed, 0, 1, &how, NULL, &err), DD_INVALID);
     assert_string_equal(err.code, "mask_token_missing");
     how.mask = 0;

@@ -1,7 +1,5 @@
 /* The rows of a run: unlabelled ones and augmented copies beside the train split's, what they do to an epoch's means,
  * and that threads and interruptions leave the bits alone with them too. */
-#include <sys/wait.h>
-
 #include "train_fixture.h"
 
 #define TRAIN 70
@@ -137,40 +135,19 @@ static void test_threads_make_the_same_bits(void **state) {
     same_as_undisturbed("threads", 1);
 }
 
-/* One attempt in a child that is killed in its kill_at-th callback; true when it reached the end. */
-static bool child_trains(const char *run, int number, int kill_at) {
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct attempt attempt;
-        attempt_init(&attempt, run, number);
-        attempt.recorder.kill_at = kill_at;
-        attempt.checkpoint_seconds = 1e-9;
-        _exit(attempt_train(&attempt) == DD_OK ? 0 : 1);
-    }
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (WIFSIGNALED(status)) {
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-        return false;
-    }
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return true;
-}
-
 static void test_kills_and_pauses_leave_no_trace(void **state) {
     (void)state;
     static const int kills[] = {5, 20, 9, 14};
     int n = 0;
     for (; n < (int)DD_ARRAY_LEN(kills); n++) {
-        assert_false(child_trains("killed", n, kills[n]));
+        assert_false(attempt_in_child(attempt_init, "killed", n, kills[n]));
     }
     struct attempt attempt;
     attempt_init(&attempt, "killed", n++);
     attempt.recorder.stop_at = 7;
     attempt.recorder.stop = DD_STOP_PAUSE;
     assert_int_equal(attempt_train(&attempt), DD_STOPPED);
-    assert_true(child_trains("killed", n++, 0));
+    assert_true(attempt_in_child(attempt_init, "killed", n++, 0));
     same_as_undisturbed("killed", n);
 }
 

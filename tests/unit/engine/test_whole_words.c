@@ -1,7 +1,5 @@
 /* Whole words in a student's vocabulary: which are added, how they begin, that rows say the same in both spellings, and
  * that a run with them is as repeatable as any other. */
-#include <sys/wait.h>
-
 #include "engine/words.h"
 #include "train_fixture.h"
 
@@ -109,41 +107,12 @@ static void test_a_word_begins_as_the_mean_of_its_pieces(void **state) {
 
 /* --- rows ------------------------------------------------------------------------------------------------------- */
 
-struct example {
-    const char *text, *pair;
-};
-
-static void row_of(const void *context, uint64_t index, struct dd_row *ret_row) {
-    const struct example *e = (const struct example *)context + index;
-    *ret_row = (struct dd_row){.text = e->text, .text_bytes = strlen(e->text), .label = (int32_t)index};
-    if (e->pair) {
-        ret_row->pair = e->pair;
-        ret_row->pair_bytes = strlen(e->pair);
-    }
-}
-
-static struct dd_packed pack(const struct dd_tokenizer *tokenizer, const struct example *examples, uint64_t n,
-                             int max_length) {
-    const struct dd_row_source source = {.context = examples, .row = row_of, .rows = n};
-    const struct dd_bert_config config = {.vocab_size = 100, .max_positions = 64, .type_vocab_size = 2};
-    struct dd_pool *pool = NULL;
-    struct dd_team *team = NULL;
-    struct dd_packed packed = {0};
-    struct dd_error err;
-    must(dd_pool_new(1, &pool, &err), &err);
-    must(dd_team_join(pool, &team, &err), &err);
-    must(dd_packed_build(&source, tokenizer, &config, max_length, team, NULL, NULL, &packed, &err), &err);
-    dd_team_leave(team);
-    dd_pool_free(pool);
-    return packed;
-}
-
 static const struct example examples[] = {
-    {"fire firewall firewalls wall walls", NULL},
-    {"unhappy zebra xy中x", NULL},
-    {"", NULL},
-    {"firewalls", "walls xyyy unhappyfirewalls"},
-    {"firewalls firewalls firewalls firewalls firewalls", NULL},
+    {"fire firewall firewalls wall walls", NULL, 0},
+    {"unhappy zebra xy中x", NULL, 1},
+    {"", NULL, 2},
+    {"firewalls", "walls xyyy unhappyfirewalls", 3},
+    {"firewalls firewalls firewalls firewalls firewalls", NULL, 4},
 };
 #define EXAMPLES ((uint32_t)DD_ARRAY_LEN(examples))
 
@@ -152,8 +121,9 @@ static void test_respelled_rows_are_those_of_the_texts(void **state) {
     char longer[256];
     snprintf(longer, sizeof longer, "%s\nfirewall\nfirewalls\nunhappy\nxy\n", pieces);
     struct dd_tokenizer *base = tokenizer_of(pieces), *own = tokenizer_of(longer);
-    struct dd_packed theirs = pack(base, examples, EXAMPLES, 32), ours = pack(own, examples, EXAMPLES, 32);
-    struct dd_packed spelled = pack(own, examples, 2, 32);
+    struct dd_packed theirs = pack_examples(base, examples, EXAMPLES, 32),
+                     ours = pack_examples(own, examples, EXAMPLES, 32);
+    struct dd_packed spelled = pack_examples(own, examples, 2, 32);
     struct dd_error err;
     must(dd_packed_respell(&theirs, 2, base, own, 32, &spelled, &err), &err);
     assert_true(ours.n_tokens < theirs.n_tokens);
@@ -190,8 +160,8 @@ static void test_respelling_leaves_the_rest_alone(void **state) {
                                    .segments = segments,
                                    .offsets = offsets,
                                    .labels = labels};
-    const struct example none[] = {{"a", NULL}};
-    struct dd_packed to = pack(own, none, 1, 8);
+    const struct example none[] = {{"a", NULL, 0}};
+    struct dd_packed to = pack_examples(own, none, 1, 8);
     struct dd_error err;
     must(dd_packed_respell(&from, 0, base, own, 9, &to, &err), &err);
     static const int32_t wanted[] = {2, MASK, C, ABC, MASK, ABC, D, D, 3, 2, ABC, D, D, ABC, D, D, 3};
@@ -199,7 +169,7 @@ static void test_respelling_leaves_the_rest_alone(void **state) {
     assert_memory_equal(to.ids + 3, wanted, sizeof wanted);
     assert_int_equal(to.longest, 9);
     dd_packed_release(&to);
-    to = pack(own, none, 1, 8); /* the second no longer fits */
+    to = pack_examples(own, none, 1, 8); /* the second no longer fits */
     must(dd_packed_respell(&from, 1, base, own, 6, &to, &err), &err);
     assert_int_equal(to.n_tokens, 3 + 6);
     assert_memory_equal(to.ids + 3, ids + 9, 6 * sizeof *ids);
@@ -354,29 +324,14 @@ static void test_threads_make_the_same_bits(void **state) {
     same_as_undisturbed("threads", 1);
 }
 
-static bool child_trains(const char *run, int number, int kill_at) {
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct attempt attempt;
-        attempt_init(&attempt, run, number);
-        attempt.recorder.kill_at = kill_at;
-        attempt.checkpoint_seconds = 1e-9;
-        _exit(attempt_train(&attempt) == DD_OK ? 0 : 1);
-    }
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 static void test_kills_leave_no_trace(void **state) {
     (void)state;
     static const int kills[] = {7, 30, 21};
     int n = 0;
     for (; n < (int)DD_ARRAY_LEN(kills); n++) {
-        assert_false(child_trains("killed", n, kills[n]));
+        assert_false(attempt_in_child(attempt_init, "killed", n, kills[n]));
     }
-    assert_true(child_trains("killed", n++, 0));
+    assert_true(attempt_in_child(attempt_init, "killed", n++, 0));
     same_as_undisturbed("killed", n);
 }
 

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -117,6 +118,37 @@ static inline int fixture_tear_down(void **state) {
     dd_dataset_free(fixture_dataset);
     free(fixture_vocab);
     return dd_tree_remove(fixture_dir, NULL) == DD_OK ? 0 : -1;
+}
+
+/* A row of texts; pair NULL for one text. */
+struct example {
+    const char *text, *pair;
+    int32_t label;
+};
+
+static inline void example_row(const void *context, uint64_t index, struct dd_row *ret_row) {
+    const struct example *e = (const struct example *)context + index;
+    *ret_row = (struct dd_row){.text = e->text, .text_bytes = strlen(e->text), .label = e->label};
+    if (e->pair) {
+        ret_row->pair = e->pair;
+        ret_row->pair_bytes = strlen(e->pair);
+    }
+}
+
+static inline struct dd_packed pack_examples(const struct dd_tokenizer *tokenizer, const struct example *examples,
+                                             uint64_t n, int max_length) {
+    const struct dd_row_source source = {.context = examples, .row = example_row, .rows = n};
+    const struct dd_bert_config config = {.vocab_size = 100, .max_positions = 64, .type_vocab_size = 2};
+    struct dd_pool *pool = NULL;
+    struct dd_team *team = NULL;
+    struct dd_packed packed = {0};
+    struct dd_error err;
+    must(dd_pool_new(1, &pool, &err), &err);
+    must(dd_team_join(pool, &team, &err), &err);
+    must(dd_packed_build(&source, tokenizer, &config, max_length, team, NULL, NULL, &packed, &err), &err);
+    dd_team_leave(team);
+    dd_pool_free(pool);
+    return packed;
 }
 
 /* Four epochs of 9 steps, the last of 6 rows, with everything that depends on the step: dropout, warm-up, decay. */
@@ -392,6 +424,28 @@ static inline enum dd_status attempt_train(struct attempt *attempt) {
     enum dd_status status = dd_train(&input, &attempt->result, &attempt->err);
     dd_pool_free(pool);
     return status;
+}
+
+/* One attempt in a child that is killed in its kill_at-th callback; true when it reached the end. */
+static inline bool attempt_in_child(void init(struct attempt *attempt, const char *run, int number), const char *run,
+                                    int number, int kill_at) {
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct attempt attempt;
+        init(&attempt, run, number);
+        attempt.recorder.kill_at = kill_at;
+        attempt.checkpoint_seconds = 1e-9;
+        _exit(attempt_train(&attempt) == DD_OK ? 0 : 1);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFSIGNALED(status)) {
+        assert_int_equal(WTERMSIG(status), SIGKILL);
+        return false;
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
+    return true;
 }
 
 /* A small classifier with drawn weights, not from a file. */
