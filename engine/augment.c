@@ -18,6 +18,7 @@
  * cache of the teacher's logits serves a resumed run, and a sweep over what is not in that list.
  */
 #include "engine/train.h"
+#include "engine/words.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -250,7 +251,7 @@ static enum dd_status read_vocabulary(struct maker *maker, struct dd_error *err)
     }
     for (int id = 0; id < size; id++) {
         const char *token = dd_tokenizer_token(tokenizer, id);
-        maker->goes_on[id] = token[0] == '#' && token[1] == '#' && token[2] != '\0';
+        maker->goes_on[id] = dd_token_continues(token);
         if (strcmp(token, "[MASK]") == 0) {
             maker->mask_id = id;
         }

@@ -27,7 +27,6 @@ struct dd_vocab_use {
 
 enum dd_status dd_vocab_use_new(const struct dd_tokenizer *tokenizer, struct dd_vocab_use **ret_use,
                                 struct dd_error *err) {
-    static const char *const specials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
     int size = dd_tokenizer_size(tokenizer);
     struct dd_vocab_use *use = dd_calloc(1, sizeof *use);
     bool *used = dd_calloc((size_t)size, sizeof *used);
@@ -38,9 +37,7 @@ enum dd_status dd_vocab_use_new(const struct dd_tokenizer *tokenizer, struct dd_
     }
     *use = (struct dd_vocab_use){.tokenizer = tokenizer, .used = used};
     for (int id = 0; id < size; id++) {
-        for (size_t i = 0; i < DD_ARRAY_LEN(specials); i++) {
-            used[id] = used[id] || strcmp(dd_tokenizer_token(tokenizer, id), specials[i]) == 0;
-        }
+        used[id] = dd_token_special(dd_tokenizer_token(tokenizer, id));
     }
     *ret_use = use;
     return DD_OK;

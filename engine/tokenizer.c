@@ -254,6 +254,20 @@ const struct dd_tokenizer_options *dd_tokenizer_settings(const struct dd_tokeniz
     return &tokenizer->options;
 }
 
+bool dd_token_continues(const char *token) {
+    return token[0] == '#' && token[1] == '#' && token[2] != '\0';
+}
+
+bool dd_token_special(const char *token) {
+    static const char *const specials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+    for (size_t i = 0; i < DD_ARRAY_LEN(specials); i++) {
+        if (strcmp(token, specials[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* --- encoding ---------------------------------------------------------------- */
 
 int dd_tokenizer_match(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces,

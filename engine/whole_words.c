@@ -121,7 +121,7 @@ enum dd_status dd_whole_words_new(const struct dd_dataset *dataset, bool unlabel
 
 /* Code points of an entry without its "##", at most room of them; how many it has. */
 static uint32_t read_entry(const char *token, uint32_t *chars, uint32_t room) {
-    const char *at = token + (token[0] == '#' && token[1] == '#' && token[2] != '\0' ? 2 : 0);
+    const char *at = token + (dd_token_continues(token) ? 2 : 0);
     const char *end = token + strlen(token);
     uint32_t n = 0;
     while (at < end && n < room) {
@@ -162,7 +162,6 @@ struct speller {
 };
 
 static enum dd_status speller_init(struct speller *speller, struct dd_error *err) {
-    static const char *const specials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
     int size = dd_tokenizer_size(speller->base);
     speller->kinds = dd_calloc((size_t)size, sizeof *speller->kinds);
     speller->ids = dd_calloc((size_t)speller->max_length, sizeof *speller->ids);
@@ -172,12 +171,9 @@ static enum dd_status speller_init(struct speller *speller, struct dd_error *err
     }
     for (int id = 0; id < size; id++) {
         const char *token = dd_tokenizer_token(speller->base, id);
-        speller->kinds[id] = token[0] == '#' && token[1] == '#' && token[2] != '\0' ? KIND_GOES_ON : KIND_BEGINS;
-        for (size_t i = 0; i < DD_ARRAY_LEN(specials); i++) {
-            if (strcmp(token, specials[i]) == 0) {
-                speller->kinds[id] = KIND_SPECIAL;
-            }
-        }
+        speller->kinds[id] = dd_token_special(token)     ? KIND_SPECIAL
+                             : dd_token_continues(token) ? KIND_GOES_ON
+                                                         : KIND_BEGINS;
     }
     return DD_OK;
 }

@@ -35,6 +35,8 @@ bool dd_words_next(struct dd_words *words); /* false: no more words */
  * number.  *ret_whole: they make up the word, else it is [UNK]. */
 int dd_tokenizer_match(const struct dd_tokenizer *tokenizer, const struct dd_words *words, int32_t *pieces,
                        bool *ret_whole);
+bool dd_token_continues(const char *token); /* "##x": a piece that goes on with a word */
+bool dd_token_special(const char *token);   /* one of BERT's five, [PAD] to [MASK] */
 /* Tokens of a text, without [CLS] and [SEP] (tokenizer.c). */
 size_t dd_tokenizer_count(const struct dd_tokenizer *tokenizer, const char *text, size_t bytes);
 /* Sets used[id] for every entry that cutting this text takes, also on the way to an [UNK]: a vocabulary of these alone

@@ -228,14 +228,7 @@ static bool child_trains(int task, int optimizer, const char *run, int n, int ki
         usleep((useconds_t)kill_after_us);
         kill(pid, SIGKILL);
     }
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (WIFSIGNALED(status)) {
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-        return false;
-    }
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return true;
+    return child_ended(pid);
 }
 
 static void test_kills_in_callbacks_leave_no_trace(void **state) {

@@ -217,14 +217,7 @@ static bool child_trains(const struct variant *variant, const char *run, int n, 
         attempt.checkpoint_seconds = n % 2 ? 1e-9 : 0; /* before every step, or at the end of epochs alone */
         _exit(attempt_train(&attempt) == DD_OK ? 0 : 1);
     }
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (WIFSIGNALED(status)) {
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-        return false;
-    }
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return true;
+    return child_ended(pid);
 }
 
 static void test_kills_leave_no_trace(void **state) {

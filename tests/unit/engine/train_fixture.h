@@ -426,6 +426,18 @@ static inline enum dd_status attempt_train(struct attempt *attempt) {
     return status;
 }
 
+/* Waits for a child that trains: true when it came to its end, false when it was killed; nothing else may happen. */
+static inline bool child_ended(pid_t pid) {
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFSIGNALED(status)) {
+        assert_int_equal(WTERMSIG(status), SIGKILL);
+        return false;
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
+    return true;
+}
+
 /* One attempt in a child that is killed in its kill_at-th callback; true when it reached the end. */
 static inline bool attempt_in_child(void init(struct attempt *attempt, const char *run, int number), const char *run,
                                     int number, int kill_at) {
@@ -438,14 +450,7 @@ static inline bool attempt_in_child(void init(struct attempt *attempt, const cha
         attempt.checkpoint_seconds = 1e-9;
         _exit(attempt_train(&attempt) == DD_OK ? 0 : 1);
     }
-    int status = 0;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (WIFSIGNALED(status)) {
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-        return false;
-    }
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return true;
+    return child_ended(pid);
 }
 
 /* A small classifier with drawn weights, not from a file. */
