@@ -541,6 +541,9 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
         if (weight != NULL && weight->valuedouble > 0)
             cJSON_DeleteItemFromObjectCaseSensitive(spec, "whole_words");
     }
+    const char *metric = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(changes, "metric"));
+    if (metric != NULL && strcmp(metric, "accuracy") != 0 && strcmp(metric, "teacher_agreement") != 0)
+        cJSON_DeleteItemFromObjectCaseSensitive(spec, "selection");
     if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(changes, "unlabelled")))
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "augment_unlabelled");
     const cJSON *teachers = cJSON_GetObjectItemCaseSensitive(changes, "teachers");

@@ -8,8 +8,9 @@
  *
  *   offset size
  *        0    8  magic "DDCKPT\r\n"
- *        8    4  version, 4; of version 1 a file ends the head at 616 and has no average
- *       12    4  E, bytes of the extension: 32, 80 or 136; 0, 48 or 104 in version 2; 0 in version 1
+ *        8    4  version, 5; of version 1 a file ends the head at 616 and has no average
+ *       12    4  E, bytes of the extension: 176, 224 or 280; 32, 80 or 136 in versions 3 and 4; 0, 48 or 104 in
+ *                version 2; 0 in version 1
  *       16   32  SHA-256 of the spec's deciding fields (dd_spec_hash)
  *       48   32  SHA-256 of the data set (train, dev, unlabelled where it is used, class names)
  *       80   32  SHA-256 of the base (teacher or starting model, init model, vocabulary)
@@ -30,7 +31,8 @@
  *                epoch and of the best one (f64 each, 48 bytes).  Those that match attention or relations or weigh
  *                classes go on with sum_attention, sum_relation, sum_ce_weight, then train_attention and
  *                train_relation of the last epoch and of the best one (56 more).  From version 3 dev_kl and dev_ce of
- *                the last and of the best one end it (32)
+ *                the last and of the best one follow (32), from version 5 the metrics of the peak (144 as above, by
+ *                which later epochs are measured; up to version 4 it was the best one)
  *
  * Then 96 S steps: step, steps, epoch, epochs (u64), loss, kl, ce, lr, grad_norm, elapsed_seconds, tokens_per_second,
  * eta_seconds (f64); 4 D dev labels (i32); 4 D dev scores (f32); 4 P weights (f32); the further slabs: moments of what
@@ -46,9 +48,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define VERSION 4u
+#define VERSION 5u
+#define PEAK_VERSION 5u  /* the first with the metrics of the peak */
 #define STATES_BYTES 48u /* extensions, by what they keep (enum dd_state_extent) */
 #define ALL_BYTES 104u
+#define PEAK_BYTES 144u
 #define STEP_BYTES 96u
 #define HEAD_BYTES_1 616u
 #define HEAD_BYTES 648u
@@ -136,7 +140,8 @@ static void put_extension(struct dd_buffer *out, const struct dd_run_state *stat
 
 static void put_head(struct dd_buffer *out, const struct dd_run_identity *identity, const uint8_t *layout,
                      const struct dd_run_state *state, size_t n_params, uint64_t slabs, int64_t optimizer_step) {
-    dd_record_begin(out, checkpoint_magic, VERSION, extent_bytes[state->extent] + DD_RECORD_DEV_BYTES, identity);
+    dd_record_begin(out, checkpoint_magic, VERSION, extent_bytes[state->extent] + DD_RECORD_DEV_BYTES + PEAK_BYTES,
+                    identity);
     dd_buffer_append(out, layout, DD_SHA256_BYTES);
     dd_record_put_u64(out, n_params);
     dd_record_put_u64(out, slabs);
@@ -167,6 +172,7 @@ static void put_head(struct dd_buffer *out, const struct dd_run_identity *identi
     put_extension(out, state);
     dd_record_put_dev(out, &state->last);
     dd_record_put_dev(out, &state->best);
+    dd_record_put_metrics(out, &state->peak);
 }
 
 static enum dd_status write_until(struct dd_writer *writer, const void *bytes, size_t count, int64_t deadline_us,
@@ -242,7 +248,8 @@ enum dd_status dd_checkpoint_write(const char *run_dir, const struct dd_run_iden
     int64_t optimizer_step = dd_optimizer_state(optimizer, &ignored, &ignored);
     dd_optimizer_slabs(optimizer, slabs);
     struct dd_buffer head;
-    dd_buffer_init(&head, HEAD_BYTES + ALL_BYTES + DD_RECORD_DEV_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
+    dd_buffer_init(&head,
+                   HEAD_BYTES + ALL_BYTES + DD_RECORD_DEV_BYTES + PEAK_BYTES + (size_t)DD_STEPS_KEPT * STEP_BYTES);
     put_head(&head, identity, layout, state, params->count, slab_bits(slabs), optimizer_step);
     for (size_t i = 0; i < state->n_steps; i++) {
         put_step(&head, &state->steps[i]);
@@ -268,8 +275,8 @@ uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_pa
                              uint64_t dev_rows) {
     uint64_t moments = spec->type == DD_OPTIMIZER_ADAMW ? 2 : spec->momentum > 0.0 ? 1 : 0;
     uint64_t slabs = spec->ema > 0.0 ? 2 : 1;
-    return HEAD_BYTES + ALL_BYTES + DD_RECORD_DEV_BYTES + DD_SHA256_BYTES + 8 * dev_rows + 4 * slabs * n_params +
-           4 * moments * (n_params - n_frozen);
+    return HEAD_BYTES + ALL_BYTES + DD_RECORD_DEV_BYTES + PEAK_BYTES + DD_SHA256_BYTES + 8 * dev_rows +
+           4 * slabs * n_params + 4 * moments * (n_params - n_frozen);
 }
 
 /* --- reading one ------------------------------------------------------------------------------------------------ */
@@ -277,7 +284,7 @@ uint64_t dd_checkpoint_bytes(const struct dd_optimizer_spec *spec, uint64_t n_pa
 struct head {       /* the numbers that decide the length */
     uint32_t bytes; /* of the head */
     uint64_t n_params, slabs, n_steps, n_dev;
-    uint32_t extension, dev; /* the extension and its end */
+    uint32_t extension, dev, peak; /* the extension and its end */
 };
 
 static enum dd_status check_length(const char *path, const struct dd_mapping *map, const struct dd_params *params,
@@ -290,14 +297,16 @@ static enum dd_status check_length(const char *path, const struct dd_mapping *ma
     head.n_steps = dd_record_get_u64(&in);
     head.n_dev = dd_record_get_u64(&in);
     bool known = false;
-    head.extension = dd_record_extension(map, STATES_BYTES, ALL_BYTES, &known);
     head.dev = dd_record_dev_bytes(map);
+    head.peak = dd_record_version(map) >= PEAK_VERSION ? PEAK_BYTES : 0;
+    head.extension = dd_record_extension(map, head.dev + head.peak, STATES_BYTES, ALL_BYTES, &known);
     if (!known || head.n_params != params->count || head.slabs != slab_bits(slabs) || head.n_steps > DD_STEPS_KEPT ||
         head.n_dev > UINT32_MAX) {
         return dd_record_damaged(err, path, "its sizes are not those of this run");
     }
     uint64_t floats = head.n_params + slabs[0].count + slabs[1].count + slabs[2].count;
-    uint64_t wanted = head.bytes + head.extension + head.dev + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
+    uint64_t wanted =
+        head.bytes + head.extension + head.dev + head.peak + STEP_BYTES * head.n_steps + 8 * head.n_dev + 4 * floats;
     if (wanted != map->len - DD_SHA256_BYTES) {
         return dd_record_damaged(err, path, "its length does not fit its header");
     }
@@ -334,7 +343,7 @@ static bool possible(const struct dd_checkpoint *cp, const struct dd_run_shape *
         return false;
     }
     if (s->epochs_done > 0 && (s->n_dev != shape->dev_rows || s->last.epoch != s->epochs_done || s->best.epoch < 1 ||
-                               s->best.epoch > s->epochs_done)) {
+                               s->best.epoch > s->epochs_done || s->peak.epoch < 1 || s->peak.epoch > s->best.epoch)) {
         return false;
     }
     if (s->epochs_done == 0 && s->n_dev != 0) {
@@ -406,6 +415,10 @@ static enum dd_status read_state(const char *path, const struct head *head, cons
     if (head->dev > 0) {
         dd_record_get_dev(&in, &state->last);
         dd_record_get_dev(&in, &state->best);
+    }
+    state->peak = state->best;
+    if (head->peak > 0) {
+        dd_record_get_metrics(&in, &state->peak);
     }
     enum dd_status status = read_arrays(&in, head, state, err);
     if (status == DD_OK && !possible(cp, shape)) {

@@ -334,7 +334,7 @@ struct dd_epoch_metrics {
     double teacher_agreement; /* share of dev rows where student and teacher say the same; NAN for finetune */
     double lr;                /* at the last step of the epoch */
     double seconds, elapsed_seconds, tokens_per_second;
-    bool is_best; /* best of the spec's metric so far, strictly better than before */
+    bool is_best; /* the one to keep so far, by the spec's metric and selection */
     /* Why the guard went back during or after this epoch (the newest reason), and to which epoch's weights (0: the
      * first weights). */
     enum dd_rollback rollback;

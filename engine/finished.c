@@ -84,9 +84,10 @@ enum dd_status dd_finished_read(const char *run_dir, const struct dd_run_identit
     status = dd_record_check(path, &map, finished_magic, FINISHED_BYTES - DD_SHA256_BYTES, FINISHED_VERSION,
                              DD_FINISHED_XXH3, err);
     bool known = false;
+    uint32_t end = status == DD_OK ? dd_record_dev_bytes(&map) : 0;
     uint32_t extension =
-        status == DD_OK ? dd_record_extension(&map, FINISHED_STATES_BYTES, FINISHED_HEADS_BYTES, &known) : 0;
-    if (status == DD_OK && (!known || map.len != FINISHED_BYTES + extension + dd_record_dev_bytes(&map))) {
+        status == DD_OK ? dd_record_extension(&map, end, FINISHED_STATES_BYTES, FINISHED_HEADS_BYTES, &known) : 0;
+    if (status == DD_OK && (!known || map.len != FINISHED_BYTES + extension + end)) {
         status = dd_record_damaged(err, path, "of another length");
     }
     if (status == DD_OK) {

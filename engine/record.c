@@ -146,10 +146,10 @@ uint32_t dd_record_dev_bytes(const struct dd_mapping *map) {
     return dd_record_version(map) >= DD_RECORD_DEV_VERSION ? DD_RECORD_DEV_BYTES : 0;
 }
 
-uint32_t dd_record_extension(const struct dd_mapping *map, uint32_t some, uint32_t all, bool *ret_known) {
+uint32_t dd_record_extension(const struct dd_mapping *map, uint32_t end, uint32_t some, uint32_t all, bool *ret_known) {
     uint32_t bytes;
     memcpy(&bytes, map->bytes + 12, sizeof bytes);
-    bytes -= dd_record_dev_bytes(map); /* of fewer bytes than that a number is left which is none of the three */
+    bytes -= end; /* of fewer bytes than that a number is left which is none of the three */
     *ret_known = bytes == 0 || ((bytes == some || bytes == all) && dd_record_version(map) > 1);
     return bytes;
 }

@@ -60,10 +60,11 @@ enum dd_status dd_record_check(const char *path, const struct dd_mapping *map, c
 enum dd_status dd_record_check_identity(const char *path, const uint8_t *stored, const struct dd_run_identity *identity,
                                         struct dd_error *err) DD_MUST_CHECK;
 uint32_t dd_record_version(const struct dd_mapping *map);
-/* Bytes of the extension's end, which files of later versions have. */
+/* Bytes of dev_kl and dev_ce at the extension's end, which files of later versions have. */
 uint32_t dd_record_dev_bytes(const struct dd_mapping *map);
-/* Bytes of the extension before its end: 0, `some` or `all`; *ret_known is false when it is none of these. */
-uint32_t dd_record_extension(const struct dd_mapping *map, uint32_t some, uint32_t all, bool *ret_known);
+/* Bytes of the extension before its end, which has `end`: 0, `some` or `all`; *ret_known is false when it is none of
+ * these. */
+uint32_t dd_record_extension(const struct dd_mapping *map, uint32_t end, uint32_t some, uint32_t all, bool *ret_known);
 enum dd_status dd_record_damaged(struct dd_error *err, const char *path, const char *what); /* DD_CORRUPT */
 
 #endif

@@ -339,10 +339,7 @@ static enum dd_status close_epoch(struct dd_run *run, struct dd_epoch_metrics *m
     }
     memcpy(state->dev_label, run->dev_label, rows * sizeof *state->dev_label);
     memcpy(state->dev_score, run->dev_score, rows * sizeof *state->dev_score);
-    metrics->is_best = dd_run_better(run, metrics);
-    if (metrics->is_best) {
-        state->best = *metrics;
-    }
+    dd_run_rank_epoch(run, metrics);
     state->last = *metrics;
     state->epochs_done = state->epoch;
     state->epoch++;
@@ -389,6 +386,9 @@ static enum dd_status run_epochs(struct dd_run *run, struct dd_error *err) {
     if (status == DD_OK && run->state.epochs_done < run->spec->epochs) {
         dd_run_log(run, DD_LOG_INFO, "stopped early at epoch %d, best was %d", run->state.epochs_done,
                    run->state.best.epoch);
+    }
+    if (status == DD_OK) {
+        dd_run_log_kept(run);
     }
     return status;
 }

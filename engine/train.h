@@ -206,7 +206,9 @@ struct dd_run_state {
     int rolled_back_to;
 
     int epochs_done;
-    struct dd_epoch_metrics last, best;   /* meaningless while epochs_done is 0 */
+    /* Meaningless while epochs_done is 0.  best: the one that is kept; peak: the first with the best metric, which is
+     * the same unless the spec's selection prefers a later one. */
+    struct dd_epoch_metrics last, best, peak;
     uint8_t best_sha256[DD_SHA256_BYTES]; /* of best-<epoch>/, dd_directory_sha256 */
     bool delivered;                       /* the epoch callback of `last` has returned DD_OK */
     /* Steps whose epoch callback has not returned: of `last` until delivered, else of the epoch in progress. */
@@ -396,8 +398,11 @@ enum dd_status dd_run_evaluate(struct dd_run *run, struct dd_epoch_metrics *ret_
                                struct dd_error *err) DD_MUST_CHECK;
 
 /* --- best, early end and rollback (train_guard.c) */
-bool dd_run_better(const struct dd_run *run, const struct dd_epoch_metrics *metrics); /* than the best so far */
-bool dd_run_ended(const struct dd_run *run); /* all epochs are done, or patience is at its end */
+/* Of the epoch that is being closed, whose predictions are in the state: whether it is kept instead of the best so far
+ * (metrics->is_best).  Sets the state's best and peak. */
+void dd_run_rank_epoch(struct dd_run *run, struct dd_epoch_metrics *metrics);
+void dd_run_log_kept(const struct dd_run *run); /* at the end, when it is not the peak */
+bool dd_run_ended(const struct dd_run *run);    /* all epochs are done, or patience is at its end */
 /* Whether a step that is not finite may be passed over; else the run has diverged. */
 bool dd_run_skips(const struct dd_run *run);
 /* After a step: goes back when too many in a row were skipped. */

@@ -1,4 +1,4 @@
-/* train_guard: which epoch is best, when to end early, and what to do about a collapse.
+/* train_guard: which epoch is kept, when to end early, and what to do about a collapse.
  *
  * The guard (spec->guard) sees three things:
  *   - a step whose loss or gradient norm is not finite: it changes nothing and counts as done; after SKIPS_IN_ROW of
@@ -38,7 +38,7 @@ const char *dd_rollback_name(enum dd_rollback why) {
     return (unsigned)why < DD_ARRAY_LEN(names) ? names[why] : "unknown";
 }
 
-/* --- the best epoch --------------------------------------------------------------------------------------------- */
+/* --- the metric --------------------------------------------------------------------------------------------- */
 
 /* More is better; −inf where there is no value. */
 static double score(enum dd_metric metric, const struct dd_epoch_metrics *m) {
@@ -49,23 +49,14 @@ static double score(enum dd_metric metric, const struct dd_epoch_metrics *m) {
     return isfinite(value) ? value : -INFINITY;
 }
 
-bool dd_run_better(const struct dd_run *run, const struct dd_epoch_metrics *metrics) {
-    const struct dd_run_state *state = &run->state;
-    return state->epochs_done == 0 || score(run->spec->metric, metrics) > score(run->spec->metric, &state->best);
-}
-
 bool dd_run_ended(const struct dd_run *run) {
     const struct dd_run_state *state = &run->state;
     int patience = run->spec->patience;
     return state->epochs_done >= run->spec->epochs ||
-           (patience > 0 && state->epochs_done > 0 && state->epochs_done - state->best.epoch >= patience);
+           (patience > 0 && state->epochs_done > 0 && state->epochs_done - state->peak.epoch >= patience);
 }
 
-/* --- the guard -------------------------------------------------------------------------------------------------- */
-
-static bool on(const struct dd_run *run) {
-    return run->spec->guard == DD_FLAG_YES;
-}
+/* --- collapse --------------------------------------------------------------------------------------------------- */
 
 static bool best_is_good(const struct dd_run *run) {
     return run->state.epochs_done > 0 && isfinite(run->state.best.dev_loss) && isfinite(run->state.best.macro_f1);
@@ -92,19 +83,63 @@ static double majority_f1(const struct dd_run *run) {
     return 2.0 * share / (1.0 + share) / present;
 }
 
-/* What the guard makes of the epoch that has just been closed. */
-static enum dd_rollback judge(const struct dd_run *run) {
-    const struct dd_epoch_metrics *last = &run->state.last, *best = &run->state.best;
-    if (!isfinite(last->dev_loss)) {
+/* Whether the epoch of these metrics, whose predictions are the state's, has collapsed since the best one. */
+static enum dd_rollback collapsed(const struct dd_run *run, const struct dd_epoch_metrics *metrics) {
+    const struct dd_epoch_metrics *best = &run->state.best;
+    if (!isfinite(metrics->dev_loss)) {
         return DD_ROLLBACK_NOT_FINITE;
     }
-    if (best->epoch == last->epoch || !best_is_good(run) || best->macro_f1 < LEARNT * majority_f1(run)) {
+    if (best->epoch == metrics->epoch || !best_is_good(run) || best->macro_f1 < LEARNT * majority_f1(run)) {
         return DD_ROLLBACK_NONE;
     }
     if (one_class(&run->state)) {
         return DD_ROLLBACK_ONE_CLASS;
     }
-    return last->macro_f1 < FALLEN * best->macro_f1 ? DD_ROLLBACK_F1_FELL : DD_ROLLBACK_NONE;
+    return metrics->macro_f1 < FALLEN * best->macro_f1 ? DD_ROLLBACK_F1_FELL : DD_ROLLBACK_NONE;
+}
+
+/* --- which epoch is kept ---------------------------------------------------------------------------------------- */
+
+/* That of a share p of n independent rows, √(p(1 − p)/n). */
+static double standard_error(double p, uint32_t n) {
+    return sqrt(p * (1.0 - p) / n);
+}
+
+/* The one-standard-error rule (Breiman, Friedman, Olshen and Stone 1984, section 3.4.3), which there prefers the
+ * smaller tree and here the later epoch: lr has come down further, and more of the texts were read. */
+static bool within_noise(const struct dd_run *run, const struct dd_epoch_metrics *metrics) {
+    double now = score(run->spec->metric, metrics), peak = score(run->spec->metric, &run->state.peak);
+    return run->spec->selection == DD_SELECTION_ONE_SE && now >= peak - standard_error(peak, run->dev.rows) &&
+           collapsed(run, metrics) == DD_ROLLBACK_NONE;
+}
+
+void dd_run_rank_epoch(struct dd_run *run, struct dd_epoch_metrics *metrics) {
+    struct dd_run_state *state = &run->state;
+    enum dd_metric by = run->spec->metric;
+    bool better = state->epochs_done == 0 || score(by, metrics) > score(by, &state->peak);
+    metrics->is_best = better || within_noise(run, metrics);
+    if (better) {
+        state->peak = *metrics;
+    }
+    if (metrics->is_best) {
+        state->best = *metrics;
+    }
+}
+
+void dd_run_log_kept(const struct dd_run *run) {
+    const struct dd_run_state *state = &run->state;
+    if (state->best.epoch != state->peak.epoch) {
+        double kept = score(run->spec->metric, &state->best), peak = score(run->spec->metric, &state->peak);
+        dd_run_log(run, DD_LOG_INFO,
+                   "epoch %d is kept: its metric, %.4f, is within one standard error (%.4f) of that of epoch %d, %.4f",
+                   state->best.epoch, kept, standard_error(peak, run->dev.rows), state->peak.epoch, peak);
+    }
+}
+
+/* --- the guard -------------------------------------------------------------------------------------------------- */
+
+static bool on(const struct dd_run *run) {
+    return run->spec->guard == DD_FLAG_YES;
 }
 
 static enum dd_status roll_back(struct dd_run *run, enum dd_rollback why, struct dd_error *err) {
@@ -158,7 +193,7 @@ enum dd_status dd_run_guard_epoch(struct dd_run *run, struct dd_error *err) {
     state->last.rollback = state->rolled_back;
     state->last.rollback_to = state->rolled_back_to;
     enum dd_status status = DD_OK;
-    enum dd_rollback why = on(run) && !dd_run_ended(run) ? judge(run) : DD_ROLLBACK_NONE;
+    enum dd_rollback why = on(run) && !dd_run_ended(run) ? collapsed(run, &state->last) : DD_ROLLBACK_NONE;
     if (why != DD_ROLLBACK_NONE && state->rollbacks == ROLLBACKS) {
         dd_run_log(run, DD_LOG_WARNING, "epoch %d has collapsed again after %d rollbacks; the run goes on as it is",
                    state->last.epoch, ROLLBACKS);

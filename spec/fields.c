@@ -30,6 +30,7 @@ static const char *const optimizer_names[] = {"adamw", "sgd", NULL};
 static const char *const schedule_names[] = {"linear", "cosine", "constant", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const metric_names[] = {"macro_f1", "accuracy", "dev_loss", "teacher_agreement", NULL};
+static const char *const selection_names[] = {"best", "one_se", NULL};
 static const char *const loss_names[] = {"kl", "mse", NULL};
 static const char *const class_weights_names[] = {"none", "balanced", NULL};
 static const char *const mean_names[] = {"probabilities", "logits", "out_of_fold", NULL};
@@ -556,6 +557,19 @@ const struct dd_spec_field dd_spec_fields[] = {
          "teacher_agreement is the share of rows that student and teacher answer alike. Default: macro_f1; "
          "teacher_agreement where eight copies of each row are the default, since that is what such a student "
          "learns."},
+    {.name = "selection",
+     .kind = DD_KIND_CHOICE,
+     .when = DD_WHEN_ALWAYS,
+     AT(selection),
+     .names = selection_names,
+     .fallback = NAN,
+     .neutral = "best",
+     .help =
+         "Which epoch is kept. best: the one with the best metric. one_se: the last one whose metric is at most one "
+         "standard error below the best (as Breiman et al. 1984 choose a tree), but for one that has collapsed; "
+         "for accuracy and teacher_agreement, whose standard error is sqrt(p (1 - p) / dev rows). Default: best; "
+         "one_se where eight copies of each row are the default, since the last epochs are closer to the teacher "
+         "than so few rows can show."},
     {.name = "patience",
      .kind = DD_KIND_INT,
      .when = DD_WHEN_ALWAYS,

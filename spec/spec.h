@@ -21,6 +21,7 @@ enum dd_schedule { DD_SCHEDULE_LINEAR = 0, DD_SCHEDULE_COSINE, DD_SCHEDULE_CONST
 enum dd_init { DD_INIT_RANDOM = 0, DD_INIT_TEACHER, DD_INIT_MODEL };
 enum dd_precision { DD_PRECISION_FP32 = 0, DD_PRECISION_BF16 };
 enum dd_metric { DD_METRIC_MACRO_F1 = 0, DD_METRIC_ACCURACY, DD_METRIC_DEV_LOSS, DD_METRIC_TEACHER_AGREEMENT };
+enum dd_selection { DD_SELECTION_BEST = 0, DD_SELECTION_ONE_SE };
 enum dd_loss_kind { DD_LOSS_KL = 0, DD_LOSS_MSE };
 enum dd_class_weights { DD_CLASS_WEIGHTS_NONE = 0, DD_CLASS_WEIGHTS_BALANCED };
 enum dd_teacher_mean { DD_MEAN_PROBABILITIES = 0, DD_MEAN_LOGITS, DD_MEAN_OUT_OF_FOLD };
@@ -87,8 +88,9 @@ struct dd_spec {
     int epochs, batch_size, max_length;
     uint64_t seed; /* < 2^53 */
     enum dd_precision precision;
-    enum dd_metric metric; /* what "best" means */
-    int patience;          /* epochs without a better one before the run ends; 0: never */
+    enum dd_metric metric;       /* what "best" means */
+    enum dd_selection selection; /* and how much of it */
+    int patience;                /* epochs without a better one before the run ends; 0: never */
     enum dd_flag guard;
     enum dd_loss_kind loss;
     double temperature_end, alpha_end; /* "T_end"; NAN: as at the start */

@@ -75,6 +75,18 @@ test('with unlabelled rows it has eight copies of each of these too', { skip }, 
   assert.match(log, /asked the teacher about 720 augmented unlabelled rows/);
   const card = (await daemon.archiveMember(`/experiments/${id}/archive`, 'README.md')).toString();
   assert.match(card, /\| augmented rows \| 1200: 8 of each; [^|]*\|\n\| augmented unlabelled rows \| 720 \|/);
+  // The last epoch within a standard error of the best one in agreement is kept.
+  assert.deepEqual([done.spec.metric, done.spec.selection], ['teacher_agreement', 'one_se']);
+  const shares = (await daemon.get(`/experiments/${id}/metrics`)).epochs.map((epoch) => epoch.teacher_agreement);
+  const peak = Math.max(...shares);
+  assert.equal(done.best.epoch, 1 + shares.findLastIndex((share) => share >= peak - Math.sqrt((peak * (1 - peak)) / 60)));
+  assert.equal(/epoch \d+ is kept: its metric, [.\d]+, is within one standard error/.test(log), done.best.epoch !== 1 + shares.indexOf(peak), log);
+  const byLabels = await daemon.post(`/experiments/${id}/clone`, { metric: 'macro_f1', epochs: 1 });
+  assert.equal(byLabels.spec.selection, 'best');
+  await daemon.waitState(byLabels.id, 'finished');
+  const noShare = await daemon.call('POST', `/experiments/${id}/clone`, { metric: 'macro_f1', selection: 'one_se' });
+  assert.equal(noShare.status, 422, noShare.text);
+  assert.match(noShare.text, /needs metric to be/);
   // A clone without unlabelled rows, or without copies, has no copies of them.
   for (const changes of [{ unlabelled: false, epochs: 1 }, { augment: 0, epochs: 1 }]) {
     const clone = await daemon.post(`/experiments/${id}/clone`, changes);

@@ -49,6 +49,7 @@ export const GROUPS = [
       'optimizer.eps',
       'precision',
       'metric',
+      'selection',
       'patience',
       'guard',
       'ema',

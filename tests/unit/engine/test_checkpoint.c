@@ -78,7 +78,8 @@ static void fill_state(struct side *side) {
     s->epochs_done = 2;
     s->last = (struct dd_epoch_metrics){
         .epoch = 2, .train_kl = NAN, .train_hidden = 0.4, .train_cls = NAN, .macro_f1 = 0.25, .tokens_per_second = 9};
-    s->best = (struct dd_epoch_metrics){.epoch = 1, .macro_f1 = 0.5, .is_best = true};
+    s->best = (struct dd_epoch_metrics){.epoch = 2, .macro_f1 = 0.5, .is_best = true};
+    s->peak = (struct dd_epoch_metrics){.epoch = 1, .macro_f1 = 0.75, .train_hidden = NAN};
     s->last.train_attention = 0.3;
     s->best.train_relation = 0.2;
     s->last.dev_kl = 0.3;
@@ -161,6 +162,8 @@ static void check_equal(struct side *a, struct side *b) {
     assert_int_equal(x->last.rollback_to, y->last.rollback_to);
     same_double(dd_optimizer_lr(a->optimizer, 30), dd_optimizer_lr(b->optimizer, 30));
     assert_int_equal(x->best.epoch, y->best.epoch);
+    assert_int_equal(x->peak.epoch, y->peak.epoch);
+    same_double(x->peak.macro_f1, y->peak.macro_f1);
     assert_true(y->best.is_best && !y->last.is_best);
     assert_memory_equal(x->best_sha256, y->best_sha256, DD_SHA256_BYTES);
     assert_int_equal(x->n_steps, y->n_steps);
@@ -275,13 +278,14 @@ static void seal(char *bytes, size_t len) {
     dd_record_checksum((const uint8_t *)bytes, len - 32, DD_CHECKPOINT_XXH3, (uint8_t *)bytes + len - 32);
 }
 
-/* A file of version 3 has another checksum; one of version 2 is that without the last 32 bytes of the extension; in
- * version 1 there is no extension, and nothing of the guard. */
+/* A file of version 4 has no peak, one of version 3 another checksum, too; one of version 2 is that without the last 32
+ * bytes of the extension; in version 1 there is no extension, and nothing of the guard. */
 static void make_earlier(struct side *side, const char *dir, char version, enum dd_state_extent extent) {
     static const size_t extensions[] = {0, 48, 104};
     struct dd_run_state *s = &side->state;
     char path[600], *bytes = NULL;
-    size_t len = 0, behind = 648 + extensions[extent], from = version == 1 ? 616 : behind;
+    size_t len = 0, behind = 648 + extensions[extent] + (version < 3 ? 0 : 32), from = version == 1 ? 616 : behind;
+    size_t end = 648 + extensions[extent] + 32 + 144;
     struct dd_error err;
     if (version < 3) {
         s->last.dev_kl = s->last.dev_ce = s->best.dev_kl = s->best.dev_ce = NAN;
@@ -289,15 +293,15 @@ static void make_earlier(struct side *side, const char *dir, char version, enum 
     if (extent != DD_EXTENT_ALL) {
         forget(s, extent);
     }
+    s->peak = s->best;
     must(dd_checkpoint_write(dir, &identity, s, side->params, side->optimizer, 0, &err), &err);
     file_in(path, dir, "checkpoint");
     must(dd_file_read(path, 1 << 24, &bytes, &len, &err), &err);
     bytes[8] = version;
-    if (version < 3) {
-        bytes[12] = (char)extensions[extent];
-        memmove(bytes + from, bytes + behind + 32, len - behind - 32);
-        len -= behind + 32 - from;
-    }
+    const uint32_t extension = (uint32_t)(behind - 648);
+    memcpy(bytes + 12, &extension, sizeof extension);
+    memmove(bytes + from, bytes + end, len - end);
+    len -= end - from;
     seal(bytes, len);
     must(dd_file_write_durable(path, bytes, len, &err), &err);
     free(bytes);
@@ -308,8 +312,9 @@ static void test_earlier_versions_are_read(void **state) {
     static const struct {
         char version;
         enum dd_state_extent extent;
-    } earlier[] = {{1, DD_EXTENT_PLAIN}, {2, DD_EXTENT_PLAIN}, {2, DD_EXTENT_STATES},
-                   {2, DD_EXTENT_ALL},   {3, DD_EXTENT_PLAIN}, {3, DD_EXTENT_ALL}};
+    } earlier[] = {{1, DD_EXTENT_PLAIN}, {2, DD_EXTENT_PLAIN},  {2, DD_EXTENT_STATES},
+                   {2, DD_EXTENT_ALL},   {3, DD_EXTENT_PLAIN},  {3, DD_EXTENT_ALL},
+                   {4, DD_EXTENT_PLAIN}, {4, DD_EXTENT_STATES}, {4, DD_EXTENT_ALL}};
     for (size_t i = 0; i < DD_ARRAY_LEN(earlier); i++) {
         struct side written = {0}, read = {0};
         char dir[512], path[600], name[32];
@@ -385,6 +390,9 @@ static void test_forgeries_are_refused(void **state) {
                   {8, 4},
                   {8, 3 | (uint64_t)104 << 32},
                   {8, 4 | (uint64_t)104 << 32},
+                  {8, 4 | (uint64_t)136 << 32}, /* nor with its length in version 4 */
+                  {8, 5},
+                  {8, 5 | (uint64_t)136 << 32},
                   {144, 1},          /* another number of parameters */
                   {144, UINT64_MAX}, /* … whose size overflows */
                   {152, 3},          /* slabs that are not there */
@@ -404,7 +412,10 @@ static void test_forgeries_are_refused(void **state) {
                   {624, 24}, /* a restart still to come, or without a rollback */
                   {624, 5},
                   {632, 5000}, /* more skipped steps than any run has */
-                  {632, UINT64_MAX}};
+                  {632, UINT64_MAX},
+                  {784, 0}, /* a peak at no epoch, or after the one that is kept */
+                  {784, 3},
+                  {784, UINT64_MAX}};
     struct side side = {0};
     char dir[512], path[600], *bytes = NULL;
     size_t len = 0;
@@ -424,7 +435,7 @@ static void test_forgeries_are_refused(void **state) {
     }
     seal(bytes, len);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_OK);
-    bytes[8] = 5; /* a later version */
+    bytes[8] = 6; /* a later version */
     seal(bytes, len);
     assert_int_equal(open_bytes(&side, path, bytes, len, &err), DD_UNSUPPORTED);
     free(bytes);

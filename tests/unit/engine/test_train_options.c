@@ -1,6 +1,6 @@
 /* The options of a training that change its bits (losses, schedules, average, depth, frozen embeddings, guard): with
  * each of them a run that is paused, killed or given other threads makes the bits of the undisturbed one.  And what
- * patience, metric and guard do. */
+ * patience, metric, selection and guard do. */
 #include <sys/wait.h>
 
 #include "train_fixture.h"
@@ -60,6 +60,12 @@ static void set_patience(struct dd_spec *spec) {
     spec->optimizer.lr = 0;
 }
 
+static void set_one_se(struct dd_spec *spec) {
+    spec->metric = DD_METRIC_TEACHER_AGREEMENT;
+    spec->selection = DD_SELECTION_ONE_SE;
+    spec->patience = 4;
+}
+
 static void set_calm(struct dd_spec *spec) {
     spec->layers = 3;
     snprintf(spec->model, sizeof spec->model, "teacher");
@@ -110,6 +116,7 @@ static struct variant variants[] = {
     {.name = "depth", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_depth},
     {.name = "frozen", .task = DD_TASK_DISTILL, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_frozen},
     {.name = "patience", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_patience},
+    {.name = "one-se", .task = DD_TASK_DISTILL, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_one_se},
     {.name = "calm", .task = DD_TASK_FINETUNE, .optimizer = DD_OPTIMIZER_ADAMW, .set = set_calm, .trained = true},
     {.name = "collapse",
      .task = DD_TASK_FINETUNE,
@@ -276,6 +283,115 @@ static void test_metric_decides_what_is_best(void **state) {
         }
         assert_int_equal(attempt.result.best_epoch, at);
     }
+}
+
+/* --- selection -------------------------------------------------------------------------------------------------- */
+
+#define SKEWED 100
+
+/* A run whose dev split has 80 rows of class 0 and 10 each of two others. */
+struct ranking {
+    struct dd_run run;
+    struct dd_spec spec;
+    int32_t gold[SKEWED], said[SKEWED];
+};
+
+static void ranking_init(struct ranking *ranking, enum dd_selection selection) {
+    *ranking = (struct ranking){.spec = {.epochs = 100, .metric = DD_METRIC_ACCURACY, .selection = selection}};
+    for (int r = 0; r < SKEWED; r++) {
+        ranking->gold[r] = r < 80 ? 0 : r < 90 ? 1 : 2;
+    }
+    ranking->run.spec = &ranking->spec;
+    ranking->run.n_classes = 3;
+    ranking->run.dev = (struct dd_packed){.rows = SKEWED, .labels = ranking->gold};
+    ranking->run.state.n_dev = SKEWED;
+    ranking->run.state.dev_label = ranking->said;
+}
+
+/* The next epoch: whether it is the one to keep. */
+static bool next_epoch(struct ranking *ranking, double accuracy, double macro_f1, double dev_loss, bool one_class) {
+    struct dd_run_state *s = &ranking->run.state;
+    for (int r = 0; r < SKEWED; r++) {
+        ranking->said[r] = one_class ? 0 : ranking->gold[r];
+    }
+    struct dd_epoch_metrics metrics = {
+        .epoch = s->epochs_done + 1, .accuracy = accuracy, .macro_f1 = macro_f1, .dev_loss = dev_loss};
+    dd_run_rank_epoch(&ranking->run, &metrics);
+    s->last = metrics;
+    s->epochs_done++;
+    assert_int_equal(metrics.is_best, s->best.epoch == metrics.epoch);
+    return metrics.is_best;
+}
+
+/* The standard error of .9 in 100 rows is .03, that of .95 is .022. */
+static void test_one_standard_error(void **state) {
+    (void)state;
+    struct ranking ranking;
+    ranking_init(&ranking, DD_SELECTION_ONE_SE);
+    assert_true(next_epoch(&ranking, 0.90, 0.80, 1, false));
+    assert_true(next_epoch(&ranking, 0.88, 0.78, 1, false));
+    assert_false(next_epoch(&ranking, 0.86, 0.78, 1, false));
+    assert_false(next_epoch(&ranking, 0.89, 0.46, 1, false)); /* below 0.6 of .78 */
+    assert_false(next_epoch(&ranking, 0.89, 0.78, 1, true));
+    assert_false(next_epoch(&ranking, 0.89, 0.78, NAN, false));
+    assert_int_equal(ranking.run.state.best.epoch, 2);
+    assert_int_equal(ranking.run.state.peak.epoch, 1);
+    assert_true(next_epoch(&ranking, 0.95, 0.85, 1, false));
+    assert_true(next_epoch(&ranking, 0.93, 0.85, 1, false));
+    assert_false(next_epoch(&ranking, 0.92, 0.85, 1, false)); /* near the last that was kept, not near the peak */
+    assert_int_equal(ranking.run.state.peak.epoch, 7);
+}
+
+static void test_best_is_strictly_better(void **state) {
+    (void)state;
+    struct ranking ranking;
+    ranking_init(&ranking, DD_SELECTION_BEST);
+    assert_true(next_epoch(&ranking, 0.90, 0.80, 1, false));
+    assert_false(next_epoch(&ranking, 0.90, 0.80, 1, false));
+    assert_false(next_epoch(&ranking, 0.89, 0.90, 1, false));
+    assert_true(next_epoch(&ranking, 0.91, 0.20, 1, false));
+    assert_int_equal(ranking.run.state.peak.epoch, 4);
+}
+
+/* An epoch that is only kept is no progress. */
+static void test_patience_counts_from_the_peak(void **state) {
+    (void)state;
+    struct ranking ranking;
+    ranking_init(&ranking, DD_SELECTION_ONE_SE);
+    ranking.spec.patience = 2;
+    assert_true(next_epoch(&ranking, 0.90, 0.80, 1, false));
+    assert_true(next_epoch(&ranking, 0.89, 0.80, 1, false));
+    assert_false(dd_run_ended(&ranking.run));
+    assert_true(next_epoch(&ranking, 0.90, 0.80, 1, false)); /* as good, but not better */
+    assert_true(dd_run_ended(&ranking.run));
+}
+
+/* In training: the bits are those of the run that keeps the best, another epoch of it is kept. */
+static void test_selection_of_a_run(void **state) {
+    (void)state;
+    struct variant *variant = find("one-se");
+    struct attempt attempt;
+    attempt_init(&attempt, variant, "strictly", 0);
+    attempt.spec.selection = DD_SELECTION_BEST;
+    must(attempt_train(&attempt), &attempt.err);
+    static struct history history;
+    memset(&history, 0, sizeof history);
+    history_fold(&history, attempt.recorder.path);
+    assert_int_equal(attempt.result.epochs_done, variant->epochs);
+    double peak = -INFINITY;
+    int kept = 0;
+    for (int e = 1; e <= variant->epochs; e++) {
+        const struct dd_epoch_metrics *m = &variant->history->epochs[e].metrics;
+        double p = m->teacher_agreement;
+        same_double(p, history.epochs[e].metrics.teacher_agreement);
+        assert_int_equal(history.epochs[e].metrics.is_best, p > peak);
+        peak = fmax(peak, p);
+        bool near = p >= peak - sqrt(peak * (1 - peak) / dd_dataset_rows(fixture_dataset, DD_SPLIT_DEV));
+        assert_int_equal(m->is_best, near);
+        kept = near ? e : kept;
+    }
+    assert_int_equal(variant->best, kept);
+    assert_true(attempt.result.best_epoch < kept);
 }
 
 /* With weights of classes an epoch's CE is what torch's weighted mean over all its rows is, not the mean of its
@@ -447,6 +563,10 @@ int main(void) {
         cmocka_unit_test(test_patience_ends_the_run),
         cmocka_unit_test(test_metric_decides_what_is_best),
         cmocka_unit_test(test_weighted_mean_is_over_the_epoch),
+        cmocka_unit_test(test_one_standard_error),
+        cmocka_unit_test(test_best_is_strictly_better),
+        cmocka_unit_test(test_patience_counts_from_the_peak),
+        cmocka_unit_test(test_selection_of_a_run),
         cmocka_unit_test(test_average_is_what_is_judged_and_exported),
         cmocka_unit_test(test_frozen_embeddings_stay),
         cmocka_unit_test(test_guard_that_does_not_fire),

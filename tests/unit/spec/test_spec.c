@@ -75,6 +75,8 @@ static const struct {
     {"{" D "\"relation_weight\":1001}", "/relation_weight", "must be between 0 and 1000, got 1001"},
     {"{" F "\"attention_weight\":1}", "/attention_weight", "applies only when task is \"distill\""},
     {"{" F "\"metric\":\"teacher_agreement\"}", "/metric", "there is no teacher"},
+    {"{" D "\"selection\":\"one_se\"}", "/selection", "needs metric to be"},
+    {"{" F "\"selection\":\"one_se\",\"metric\":\"dev_loss\"}", "/selection", "shares of the dev rows"},
     {"{" D "\"whole_words\":65537}", "/whole_words", "must be between 0 and 65536, got 65537"},
     {"{" F "\"whole_words\":1}", "/whole_words", "applies only when task is \"distill\""},
     {"{" D "\"whole_words\":1,\"hidden_weight\":1}", "/whole_words", "must be 0 beside hidden_weight"},
@@ -276,10 +278,15 @@ static void test_defaults_of_signal(void **state) {
         bool eight = spec.augment == 8;
         assert_true(strstr(body, "alpha") != NULL || spec.alpha == (eight ? 0.95 : 0.2));
         assert_int_equal(spec.metric, eight ? DD_METRIC_TEACHER_AGREEMENT : DD_METRIC_MACRO_F1);
+        assert_int_equal(spec.selection, eight ? DD_SELECTION_ONE_SE : DD_SELECTION_BEST);
     }
     struct dd_spec spec; /* what is given stays */
     assert_int_equal(settle("{" D "\"layers\":1,\"unlabelled\":true,\"alpha\":0.3}", &spec, &faults), DD_OK);
     assert_true(spec.augment == 8 && spec.alpha == 0.3);
+    assert_int_equal(settle("{" D "\"layers\":1,\"unlabelled\":true,\"metric\":\"dev_loss\"}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.selection, DD_SELECTION_BEST);
+    assert_int_equal(settle("{" F "\"metric\":\"accuracy\",\"selection\":\"one_se\"}", &spec, &faults), DD_OK);
+    assert_int_equal(spec.selection, DD_SELECTION_ONE_SE);
     dd_faults_release(&faults);
 }
 

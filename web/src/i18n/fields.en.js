@@ -60,6 +60,7 @@ export default {
   seed: 'Seed',
   precision: 'Precision',
   metric: 'Best by',
+  selection: 'Epoch that is kept',
   patience: 'Patience',
   guard: 'Guard against collapse',
   ema: 'Average of weights',
