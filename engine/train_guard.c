@@ -38,7 +38,7 @@ const char *dd_rollback_name(enum dd_rollback why) {
     return (unsigned)why < DD_ARRAY_LEN(names) ? names[why] : "unknown";
 }
 
-/* --- the metric --------------------------------------------------------------------------------------------- */
+/* --- the metric --------------------------------------------------------------------------------------------------- */
 
 /* More is better; −inf where there is no value. */
 static double score(enum dd_metric metric, const struct dd_epoch_metrics *m) {
@@ -56,7 +56,7 @@ bool dd_run_ended(const struct dd_run *run) {
            (patience > 0 && state->epochs_done > 0 && state->epochs_done - state->peak.epoch >= patience);
 }
 
-/* --- collapse --------------------------------------------------------------------------------------------------- */
+/* --- collapse ----------------------------------------------------------------------------------------------------- */
 
 static bool best_is_good(const struct dd_run *run) {
     return run->state.epochs_done > 0 && isfinite(run->state.best.dev_loss) && isfinite(run->state.best.macro_f1);
@@ -98,7 +98,7 @@ static enum dd_rollback collapsed(const struct dd_run *run, const struct dd_epoc
     return metrics->macro_f1 < FALLEN * best->macro_f1 ? DD_ROLLBACK_F1_FELL : DD_ROLLBACK_NONE;
 }
 
-/* --- which epoch is kept ---------------------------------------------------------------------------------------- */
+/* --- which epoch is kept ------------------------------------------------------------------------------------------ */
 
 /* That of a share p of n independent rows, √(p(1 − p)/n). */
 static double standard_error(double p, uint32_t n) {
@@ -136,7 +136,7 @@ void dd_run_log_kept(const struct dd_run *run) {
     }
 }
 
-/* --- the guard -------------------------------------------------------------------------------------------------- */
+/* --- the guard ---------------------------------------------------------------------------------------------------- */
 
 static bool on(const struct dd_run *run) {
     return run->spec->guard == DD_FLAG_YES;
