@@ -154,6 +154,10 @@ class Params(ctypes.Structure):
     ]
 
 
+class FoldRecord(ctypes.Structure):
+    _fields_ = [("folds", ctypes.c_int), ("fold", ctypes.c_int), ("train_sha256", ctypes.c_char * 65)]
+
+
 class ModelInfo(ctypes.Structure):
     _fields_ = [
         ("kind", ctypes.c_int),
@@ -169,14 +173,17 @@ class ModelInfo(ctypes.Structure):
         ("weights_format", ctypes.c_char * 24),
         ("sha256", ctypes.c_char * 65),
         ("int8", ctypes.c_bool),
-        ("folds", ctypes.c_int),
-        ("fold", ctypes.c_int),
-        ("train_sha256", ctypes.c_char * 65),
+        ("fold", FoldRecord),
     ]
 
 
 class Model(ctypes.Structure):
-    _fields_ = [("info", ModelInfo), ("params", ctypes.POINTER(Params)), ("tokenizer", ctypes.c_void_p)]
+    _fields_ = [
+        ("info", ModelInfo),
+        ("params", ctypes.POINTER(Params)),
+        ("tokenizer", ctypes.c_void_p),
+        ("path", ctypes.c_char_p),
+    ]
 
 
 ENCODER, CLASSIFIER = 0, 1
@@ -329,6 +336,7 @@ class Spec(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         ("precision", ctypes.c_int),
         ("metric", ctypes.c_int),
+        ("selection", ctypes.c_int),
         ("patience", ctypes.c_int),
         ("guard", ctypes.c_int),
         ("loss", ctypes.c_int),
