@@ -490,68 +490,6 @@ enum dd_status dd_submit_resolve(struct dd_daemon *daemon, const cJSON *body, st
 /* --- clones ---------------------------------------------------------------------------------------------------------
  */
 
-static bool merge(cJSON *into, const cJSON *patch) {
-    const cJSON *change;
-    cJSON_ArrayForEach(change, patch) {
-        cJSON *old = cJSON_GetObjectItemCaseSensitive(into, change->string);
-        if (cJSON_IsObject(change) && cJSON_IsObject(old)) {
-            if (!merge(old, change))
-                return false;
-            continue;
-        }
-        cJSON_DeleteItemFromObjectCaseSensitive(into, change->string);
-        if (cJSON_IsNull(change))
-            continue;
-        cJSON *copy = cJSON_Duplicate(change, true);
-        if (copy == NULL || !cJSON_AddItemToObject(into, change->string, copy)) {
-            cJSON_Delete(copy);
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Fields of the old spec that only made sense beside what changes, and those that a new preset is to fill. */
-static void drop_dependents(cJSON *spec, const cJSON *changes) {
-    const char *preset = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(changes, "preset"));
-    cJSON *fields = preset != NULL ? dd_preset_fields(preset) : NULL;
-    const cJSON *field;
-    cJSON_ArrayForEach(field, fields) {
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, field->string);
-    }
-    if (cJSON_HasObjectItem(fields, "layers") || cJSON_HasObjectItem(fields, "init"))
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, "layer_map");
-    cJSON_Delete(fields);
-    const cJSON *type =
-        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(changes, "optimizer"), "type");
-    const cJSON *old = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(spec, "optimizer"), "type");
-    if (cJSON_IsString(type) && (!cJSON_IsString(old) || strcmp(type->valuestring, old->valuestring) != 0))
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, "optimizer");
-    if (cJSON_GetObjectItemCaseSensitive(changes, "layers") != NULL ||
-        cJSON_GetObjectItemCaseSensitive(changes, "init") != NULL)
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, "layer_map");
-    static const char *const rates[] = {"augment_mask", "augment_ngram", "augment_splice", "augment_replace",
-                                        "augment_unlabelled"};
-    const cJSON *augment = cJSON_GetObjectItemCaseSensitive(changes, "augment");
-    for (size_t i = 0; augment != NULL && !(augment->valuedouble > 0) && i < DD_ARRAY_LEN(rates); i++)
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, rates[i]);
-    static const char *const by_token[] = {"hidden_weight", "attention_weight", "relation_weight"};
-    for (size_t i = 0; i < DD_ARRAY_LEN(by_token); i++) {
-        const cJSON *weight = cJSON_GetObjectItemCaseSensitive(changes, by_token[i]);
-        if (weight != NULL && weight->valuedouble > 0)
-            cJSON_DeleteItemFromObjectCaseSensitive(spec, "whole_words");
-    }
-    const char *metric = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(changes, "metric"));
-    if (metric != NULL && strcmp(metric, "accuracy") != 0 && strcmp(metric, "teacher_agreement") != 0)
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, "selection");
-    if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(changes, "unlabelled")))
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, "augment_unlabelled");
-    const cJSON *teachers = cJSON_GetObjectItemCaseSensitive(changes, "teachers");
-    if (teachers != NULL && cJSON_GetArraySize(teachers) == 0)
-        cJSON_DeleteItemFromObjectCaseSensitive(spec, "teacher_mean");
-    cJSON_DeleteItemFromObjectCaseSensitive(spec, "save_as"); /* the original has that name */
-}
-
 cJSON *dd_clone_body(const struct dd_experiment *e, const cJSON *changes) {
     cJSON *spec = dd_json_of(e->spec_json);
     cJSON *tags = e->tags_json != NULL ? cJSON_Parse(e->tags_json) : NULL;
@@ -563,8 +501,8 @@ cJSON *dd_clone_body(const struct dd_experiment *e, const cJSON *changes) {
     cJSON_AddStringToObject(spec, "notes", e->notes != NULL ? e->notes : "");
     cJSON_AddItemToObject(spec, "tags", tags != NULL ? tags : cJSON_CreateArray());
     cJSON_AddNumberToObject(spec, "priority", e->priority);
-    drop_dependents(spec, changes);
-    if (!merge(spec, changes)) {
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "save_as"); /* the original has that name */
+    if (!dd_spec_change(spec, changes)) {
         cJSON_Delete(spec);
         return NULL;
     }

@@ -165,13 +165,18 @@ void dd_number_text(double value, char out[DD_NUMBER_BYTES]) {
     (void)dd_number_digits(value, out);
 }
 
-/* The word of a choice, by the field's row. */
-static const char *choice_name(size_t offset, unsigned value) {
+/* The words of a choice, by the field's row. */
+static const char *const *choice_names(size_t offset) {
     const char *const *names = NULL;
     for (size_t i = 0; i < dd_spec_fields_count; i++) {
         const struct dd_spec_field *field = &dd_spec_fields[i];
         names = field->kind == DD_KIND_CHOICE && field->offset == offset ? field->names : names;
     }
+    return names;
+}
+
+static const char *choice_name(size_t offset, unsigned value) {
+    const char *const *names = choice_names(offset);
     for (unsigned i = 0; names != NULL && names[i] != NULL; i++)
         if (i == value)
             return names[i];
@@ -196,4 +201,16 @@ const char *dd_teacher_mean_name(enum dd_teacher_mean mean) {
 
 const char *dd_precision_name(enum dd_precision precision) {
     return choice_name(offsetof(struct dd_spec, precision), (unsigned)precision);
+}
+
+enum dd_metric dd_metric_named(const char *name) {
+    const char *const *names = choice_names(offsetof(struct dd_spec, metric));
+    for (int i = 0; names != NULL && names[i] != NULL; i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum dd_metric)i;
+    return (enum dd_metric)DD_UNSET;
+}
+
+bool dd_metric_is_share(enum dd_metric metric) {
+    return metric == DD_METRIC_ACCURACY || metric == DD_METRIC_TEACHER_AGREEMENT;
 }

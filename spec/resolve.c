@@ -192,10 +192,6 @@ static void check_teacher_init(const struct dd_spec *spec, const struct dd_spec_
                "the teacher's, when init is \"teacher\"");
 }
 
-static bool is_share(enum dd_metric metric) {
-    return metric == DD_METRIC_ACCURACY || metric == DD_METRIC_TEACHER_AGREEMENT;
-}
-
 /* Copies, [CLS] states and epochs (docs/quality.md).  A student of one layer hears too little of its teacher on the
  * labelled rows alone: copies that the teacher labels and its states are worth more than further passes over the same
  * texts, and most with unlabelled rows and eight copies of each row, seen a few times; then the labels weigh less,
@@ -223,7 +219,7 @@ static void settle_signal(struct dd_spec *spec) {
     if ((int)spec->metric == DD_UNSET)
         spec->metric = eight ? DD_METRIC_TEACHER_AGREEMENT : DD_METRIC_MACRO_F1;
     if ((int)spec->selection == DD_UNSET)
-        spec->selection = eight && is_share(spec->metric) ? DD_SELECTION_ONE_SE : DD_SELECTION_BEST;
+        spec->selection = eight && dd_metric_is_share(spec->metric) ? DD_SELECTION_ONE_SE : DD_SELECTION_BEST;
     bool longer = unlabelled || (distill && spec->augment > 0); /* an epoch reads more than the labelled rows */
     settle_int(&spec->epochs, !distill ? 10 : !trained ? 60 : eight ? 4 : longer ? 8 : 20);
 }
@@ -260,7 +256,7 @@ enum dd_status dd_spec_resolve(struct dd_spec *spec, const struct dd_spec_teache
     if (spec->task == DD_TASK_FINETUNE && spec->metric == DD_METRIC_TEACHER_AGREEMENT)
         dd_faults_add(faults, "/metric",
                       "cannot be \"teacher_agreement\" when task is \"finetune\": there is no teacher");
-    if (spec->selection == DD_SELECTION_ONE_SE && !is_share(spec->metric))
+    if (spec->selection == DD_SELECTION_ONE_SE && !dd_metric_is_share(spec->metric))
         dd_faults_add(
             faults, "/selection",
             "\"one_se\" needs metric to be \"accuracy\" or \"teacher_agreement\", shares of the dev rows, whose "

@@ -140,6 +140,10 @@ extern const struct dd_preset dd_presets[];
 extern const size_t dd_presets_count;
 cJSON *dd_preset_fields(const char *name); /* NULL: no such preset, or out of memory */
 
+/* Merges changes (RFC 7386) into a spec's JSON; fields that only made sense beside what changes, and those that a new
+ * preset is to fill, are taken out first.  False when out of memory. */
+bool dd_spec_change(cJSON *spec, const cJSON *changes) DD_MUST_CHECK;
+
 bool dd_spec_matches(const struct dd_spec *spec);        /* whether anything inside the teacher is matched: */
 bool dd_spec_matches_states(const struct dd_spec *spec); /* its states (hidden_weight, cls_weight) */
 bool dd_spec_matches_heads(const struct dd_spec *spec);  /* its attention (attention_weight, relation_weight) */

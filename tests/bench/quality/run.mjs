@@ -132,6 +132,15 @@ if (!encoder) console.error('packages8 is left out: its teacher needs the Python
 const chosen = tasks.filter((task) => (encoder || !task.needsEncoder) && (only ? only.includes(task.dataset) : !(short && task.once)));
 const dataDir = resolve(build, 'quality');
 mkdirSync(dataDir, { recursive: true });
+let stopped; // by which signal: the daemon goes too, what it trained goes on next time
+for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143]]) {
+  process.once(signal, async () => {
+    stopped = signal;
+    await daemon?.stop();
+    console.error(`stopped by ${signal}; the same command goes on from here`);
+    process.exit(code);
+  });
+}
 daemon = await Daemon.start({ dataDir, args: ['--workers', '2', ...(encoder ? ['--model-root', join(encoder, '..')] : [])] });
 try {
   if (encoder && (await daemon.call('GET', '/models/encoder')).status !== 200) await daemon.post('/models', { name: 'encoder', path: encoder });
@@ -145,6 +154,8 @@ try {
     writeFileSync(join(build, 'quality.json'), `${JSON.stringify(results, null, 1)}\n`);
   }
   console.log(`written to ${join(build, 'quality.md')} and ${join(build, 'quality.json')}`);
+} catch (error) {
+  if (!stopped) throw error; // else the daemon left in the middle of a call
 } finally {
   await daemon.stop();
 }
