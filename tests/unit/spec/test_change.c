@@ -40,6 +40,7 @@ static const struct {
     {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"metric\":\"macro_f1\"}", "selection", NULL},
     {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"metric\":\"dev_loss\"}", "selection", NULL},
     {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"unlabelled\":false}", "augment_unlabelled", NULL},
+    {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"augment\":0}", "augment_unlabelled", NULL},
     {"{" BOTH ",\"teachers\":[\"u\"],\"teacher_mean\":\"logits\"}", "{\"teachers\":[]}", "teacher_mean", NULL},
 };
 
