@@ -247,8 +247,11 @@ bench-http: $(BUILD)/distilld $(BUILD)/tests/bench/http_load ## answer times and
 
 bench: $(BUILD)/distilld $(BUILD)/tests/bench/step $(BUILD)/tests/bench/predict $(BUILD)/tests/bench/http_load ## measure the engine against the machine's sgemm and, where it is installed, PyTorch
 	@BUILD=$(BUILD) DISTILLD_VENV=$(VENV) tests/bench/run
+
+# By env, not by a shell, which would keep a signal to itself.
 quality: $(BUILD)/distilld ## what a student keeps of its teacher, arm by arm: a night (QUALITY_SCALE=short: half an hour)
-	@BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality/run.mjs
+	@env BUILD=$(BUILD) DISTILLD_BIN=$(BUILD)/distilld DISTILLD_VENV=$(VENV) node tests/bench/quality/run.mjs
+
 $(BUILD)/tests/bench/%: tests/bench/%.c $(BUILD)/engine.a $(BUILD)/spec.a $(BUILD)/base.a
 	@mkdir -p $(@D)
 	$(call say,BENCH,$@)
