@@ -14,24 +14,24 @@ static bool merge(cJSON *into, const cJSON *patch) {
     const cJSON *change;
     cJSON_ArrayForEach(change, patch) {
         cJSON *old = cJSON_GetObjectItemCaseSensitive(into, change->string);
-        if (cJSON_IsObject(change) && cJSON_IsObject(old)) {
-            if (!merge(old, change))
+        if (!cJSON_IsObject(change) || !cJSON_IsObject(old)) {
+            cJSON_DeleteItemFromObjectCaseSensitive(into, change->string);
+            if (cJSON_IsNull(change))
+                continue;
+            old = cJSON_IsObject(change) ? cJSON_CreateObject() : cJSON_Duplicate(change, true);
+            if (old == NULL || !cJSON_AddItemToObject(into, change->string, old)) {
+                cJSON_Delete(old);
                 return false;
-            continue;
+            }
         }
-        cJSON_DeleteItemFromObjectCaseSensitive(into, change->string);
-        if (cJSON_IsNull(change))
-            continue;
-        cJSON *copy = cJSON_Duplicate(change, true);
-        if (copy == NULL || !cJSON_AddItemToObject(into, change->string, copy)) {
-            cJSON_Delete(copy);
+        if (cJSON_IsObject(change) && !merge(old, change))
             return false;
-        }
     }
     return true;
 }
 
-/* Fields of the old spec that only made sense beside what changes, and those that a new preset is to fill. */
+/* Fields of the old spec that only made sense beside what changes, and those that a new preset is to fill.  A change to
+ * null asks for the default, which may be any value. */
 static void drop_dependents(cJSON *spec, const cJSON *changes) {
     const char *preset = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(changes, "preset"));
     cJSON *fields = preset != NULL ? dd_preset_fields(preset) : NULL;
@@ -45,7 +45,8 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
     const cJSON *type =
         cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(changes, "optimizer"), "type");
     const cJSON *old = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(spec, "optimizer"), "type");
-    if (cJSON_IsString(type) && (!cJSON_IsString(old) || strcmp(type->valuestring, old->valuestring) != 0))
+    if (type != NULL &&
+        (!cJSON_IsString(type) || !cJSON_IsString(old) || strcmp(type->valuestring, old->valuestring) != 0))
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "optimizer");
     if (cJSON_GetObjectItemCaseSensitive(changes, "layers") != NULL ||
         cJSON_GetObjectItemCaseSensitive(changes, "init") != NULL)
@@ -61,10 +62,11 @@ static void drop_dependents(cJSON *spec, const cJSON *changes) {
         if (weight != NULL && weight->valuedouble > 0)
             cJSON_DeleteItemFromObjectCaseSensitive(spec, "whole_words");
     }
-    const char *metric = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(changes, "metric"));
-    if (metric != NULL && !dd_metric_is_share(dd_metric_named(metric)))
+    const cJSON *metric = cJSON_GetObjectItemCaseSensitive(changes, "metric");
+    if (metric != NULL && !(cJSON_IsString(metric) && dd_metric_is_share(dd_metric_named(metric->valuestring))))
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "selection");
-    if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(changes, "unlabelled")))
+    const cJSON *unlabelled = cJSON_GetObjectItemCaseSensitive(changes, "unlabelled");
+    if (unlabelled != NULL && !cJSON_IsTrue(unlabelled))
         cJSON_DeleteItemFromObjectCaseSensitive(spec, "augment_unlabelled");
     const cJSON *teachers = cJSON_GetObjectItemCaseSensitive(changes, "teachers");
     if (teachers != NULL && cJSON_GetArraySize(teachers) == 0)

@@ -63,9 +63,9 @@ void dd_spec_field_unset(struct dd_spec *spec, const struct dd_spec_field *field
 void dd_spec_unset(struct dd_spec *spec);            /* nothing given */
 unsigned dd_spec_when(const struct dd_spec *spec);   /* the situation: one DD_WHEN_… bit */
 const char *dd_when_text(unsigned when);             /* "when task is \"distill\"" */
+const char *dd_needs_text(enum dd_spec_needs needs); /* "augment is at least 1" */
 enum dd_metric dd_metric_named(const char *name);    /* DD_UNSET: there is none of that name */
 bool dd_metric_is_share(enum dd_metric metric);      /* of the dev rows, so its standard error follows from them */
-const char *dd_needs_text(enum dd_spec_needs needs); /* "augment is at least 1" */
 /* Whether the field means something for this spec. */
 bool dd_spec_field_applies(const struct dd_spec *spec, const struct dd_spec_field *field);
 bool dd_spec_field_given(const struct dd_spec *spec, const struct dd_spec_field *field);

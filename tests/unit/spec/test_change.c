@@ -9,12 +9,10 @@ static cJSON *changed(const char *from, const char *changes) {
     static struct dd_spec spec;
     struct dd_faults faults;
     dd_faults_init(&faults);
-    cJSON *body = cJSON_Parse(from), *patch = cJSON_Parse(changes);
-    assert_int_equal(dd_spec_parse(body, "", &spec, &faults, NULL), DD_OK);
-    assert_int_equal(dd_spec_resolve(&spec, &teacher, &faults, NULL), DD_OK);
+    assert_int_equal(settle(from, &spec, &faults), DD_OK);
+    cJSON *patch = cJSON_Parse(changes);
     cJSON *json = dd_spec_to_json(&spec);
     assert_true(dd_spec_change(json, patch));
-    cJSON_Delete(body);
     cJSON_Delete(patch);
     dd_faults_release(&faults);
     return json;
@@ -41,6 +39,12 @@ static const struct {
     {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"metric\":\"dev_loss\"}", "selection", NULL},
     {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"unlabelled\":false}", "augment_unlabelled", NULL},
     {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"augment\":0}", "augment_unlabelled", NULL},
+    {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"metric\":null}", "selection", NULL},
+    {"{" BOTH ",\"layers\":1,\"unlabelled\":true}", "{\"unlabelled\":null}", "augment_unlabelled", NULL},
+    {"{" BOTH ",\"optimizer\":\"sgd\"}", "{\"optimizer\":{\"type\":null}}", "optimizer", "{}"},
+    {"{" BOTH ",\"optimizer\":\"sgd\"}", "{\"optimizer\":null}", "optimizer", NULL},
+    {"{" BOTH ",\"augment\":2,\"augment_mask\":0.1}", "{\"augment\":null}", "augment_mask", NULL},
+    {"{" BOTH ",\"teachers\":[\"u\"],\"teacher_mean\":\"logits\"}", "{\"teachers\":null}", "teacher_mean", NULL},
     {"{" BOTH ",\"teachers\":[\"u\"],\"teacher_mean\":\"logits\"}", "{\"teachers\":[]}", "teacher_mean", NULL},
 };
 
